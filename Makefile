@@ -1,0 +1,52 @@
+# `make demo` installs what is missing, trains the small built-in agent and prints its result. `make` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Newer than pyproject.toml and constraints.txt when the environment is up to date; otherwise it is brought up to date.
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+DEMO_RUN := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-slow check clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+
+demo: $(STAMP) ## install once, then train the built-in agent from the start into runs/demo
+	@rm -rf $(DEMO_RUN)
+	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
+
+test: $(STAMP) ## the fast tests, without network
+	@$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(STAMP) ## formatting, lint rules and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
+	@$(BIN)/python scripts/fetch_smollm2.py
+	@$(BIN)/python -m pytest -m slow
+
+check: lint test ## lint and test
+
+# Trained runs and fetched models stay: they cost time to make.
+clean: ## remove the environment, the caches and the build output; keep runs/ and models/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find agentgrpo envs algorithms conf scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and at exactly the tested version: a version range lets pip prefer another build of it, which can
+# bring gigabytes of CUDA libraries. Point pip at a CPU build through its own settings (PIP_FIND_LINKS and the like).
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(TORCH)" || { echo "constraints.txt has no line 'torch==VERSION'" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "agentgrpo needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2])'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "==> making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "==> installing $(TORCH) (about 2 minutes, once)"
+	@$(PIP) install '$(TORCH)'
+	@echo "==> installing agentgrpo and its other dependencies (about 1 minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "==> $(VENV) is ready"

@@ -1,0 +1,236 @@
+"""The composed configuration as checked dataclasses. Defaults live in ``conf/``, types and ranges here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agentgrpo.algorithm import Algorithm
+from agentgrpo.registry import algorithm_class, did_you_mean
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if value < lowest:
+        raise ValueError(f"{name} must be at least {lowest:g}, got {value:g}.")
+
+
+def _above(name: str, value: float, bound: float) -> None:
+    if value <= bound:
+        raise ValueError(f"{name} must be above {bound:g}, got {value:g}.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{did_you_mean(value, allowed)}")
+
+
+@dataclass
+class EnvConfig:
+    name: str
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    instructions: str = ""
+    action_pattern: str | None = None
+
+
+@dataclass
+class ModelConfig:
+    kind: str
+    path: str | None = None
+    precision: str = "fp32"
+    # Shape of a nano model; a loaded model brings its own.
+    hidden_size: int = 0
+    num_layers: int = 0
+    num_heads: int = 0
+    vocab_size: int = 0
+    context_length: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("model.kind", self.kind, ("nano", "hf"))
+        _one_of("model.precision", self.precision, ("fp32", "bf16"))
+        if self.kind != "nano":
+            return
+        _at_least("model.vocab_size", self.vocab_size, 300)
+        _at_least("model.num_layers", self.num_layers, 1)
+        _at_least("model.num_heads", self.num_heads, 1)
+        _at_least("model.context_length", self.context_length, 16)
+        if self.hidden_size <= 0 or self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"model.hidden_size must be a multiple of 2 * model.num_heads, got {self.hidden_size} and {self.num_heads}."
+            )
+
+
+@dataclass
+class SamplerConfig:
+    kind: str
+    precision: str
+    cache_gb: float
+
+    def __post_init__(self) -> None:
+        _one_of("sampler.kind", self.kind, ("transformers",))
+        _one_of("sampler.precision", self.precision, ("fp32", "bf16"))
+        _above("sampler.cache_gb", self.cache_gb, 0)
+
+
+@dataclass
+class ContextConfig:
+    kind: str
+    window_turns: int
+
+    def __post_init__(self) -> None:
+        _one_of("context.kind", self.kind, ("transcript", "window"))
+        _at_least("context.window_turns", self.window_turns, 0)
+
+
+@dataclass
+class RolloutConfig:
+    temperature: float
+    max_new_tokens: int
+    max_turns: int
+    step_timeout: float
+
+    def __post_init__(self) -> None:
+        _above("rollout.temperature", self.temperature, 0)
+        _at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
+        _at_least("rollout.max_turns", self.max_turns, 1)
+        _above("rollout.step_timeout", self.step_timeout, 0)
+
+
+@dataclass
+class OptimConfig:
+    lr: float
+    lr_warmup: int
+    weight_decay: float
+    betas: tuple[float, float]
+    max_grad_norm: float
+    epochs: int
+    minibatches: int
+    micro_batch_tokens: int
+
+    def __post_init__(self) -> None:
+        _above("optim.lr", self.lr, 0)
+        _at_least("optim.lr_warmup", self.lr_warmup, 0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        _above("optim.max_grad_norm", self.max_grad_norm, 0)
+        _at_least("optim.epochs", self.epochs, 1)
+        _at_least("optim.minibatches", self.minibatches, 1)
+        _at_least("optim.micro_batch_tokens", self.micro_batch_tokens, 1)
+
+
+@dataclass
+class WarmStartConfig:
+    episodes: int
+    oracle_share: float
+    epochs: int
+    batch_episodes: int
+    lr: float
+
+    def __post_init__(self) -> None:
+        _at_least("warm_start.episodes", self.episodes, 0)
+        if not 0 <= self.oracle_share <= 1:
+            raise ValueError(f"warm_start.oracle_share must be in [0, 1], got {self.oracle_share}.")
+        _at_least("warm_start.epochs", self.epochs, 1)
+        _at_least("warm_start.batch_episodes", self.batch_episodes, 1)
+        _above("warm_start.lr", self.lr, 0)
+
+
+@dataclass
+class EvalConfig:
+    every: int
+    num_tasks: int
+    temperature: float
+
+    def __post_init__(self) -> None:
+        _at_least("eval.every", self.every, 1)
+        _at_least("eval.num_tasks", self.num_tasks, 1)
+        _at_least("eval.temperature", self.temperature, 0)
+
+
+@dataclass
+class CheckpointConfig:
+    every: int
+    keep: int
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every", self.every, 1)
+        _at_least("checkpoint.keep", self.keep, 1)
+
+
+@dataclass
+class LogConfig:
+    trajectories: int
+    every: int
+
+    def __post_init__(self) -> None:
+        _at_least("log.trajectories", self.trajectories, 0)
+        _at_least("log.every", self.every, 1)
+
+
+@dataclass
+class TrainConfig:
+    """Everything that ``train`` reads. Built by :func:`parse`, after which every value has been checked."""
+
+    env: EnvConfig
+    algorithm: dict[str, Any]
+    model: ModelConfig
+    sampler: SamplerConfig
+    seed: int
+    num_updates: int
+    groups_per_update: int
+    group_size: int
+    run_dir: str
+    resume: bool
+    context: ContextConfig
+    rollout: RolloutConfig
+    optim: OptimConfig
+    warm_start: WarmStartConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+
+    def __post_init__(self) -> None:
+        _at_least("num_updates", self.num_updates, 0)
+        _at_least("groups_per_update", self.groups_per_update, 1)
+        _at_least("group_size", self.group_size, 1)
+        if self.model.kind == "hf" and not self.model.path:
+            raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
+
+
+def parse(config: DictConfig) -> TrainConfig:
+    """Checks types, keys and ranges.
+
+    Raises:
+        ValueError: names the key, what it was given and what is allowed.
+    """
+    try:
+        checked = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
+        parsed = OmegaConf.to_object(checked)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ValueError(f"{key}{str(error).splitlines()[0]}") from error
+    assert isinstance(parsed, TrainConfig)
+    return parsed
+
+
+def build_algorithm(config: TrainConfig) -> tuple[Algorithm, list[str]]:
+    """The algorithm of a configuration, and the ``algorithm.*`` keys that it has no use for.
+
+    Raises:
+        ValueError: unknown name, a value out of range, or groups too small to give a signal.
+    """
+    name = config.algorithm["name"]
+    cls = algorithm_class(name)
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {k: v for k, v in config.algorithm.items() if k != "name"}
+    ignored = sorted(set(values) - known)
+    algorithm = cls(**{k: v for k, v in values.items() if k in known})
+    if config.group_size < cls.min_group_size:
+        raise ValueError(
+            f"group_size={config.group_size} gives no signal with algorithm {name!r}: it compares the members of a group "
+            f"with each other. Set group_size to {cls.min_group_size} or more; 8 is usual."
+        )
+    return algorithm, ignored

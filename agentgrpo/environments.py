@@ -1,0 +1,112 @@
+"""Making environments from configuration, and what may be asked of one besides ``reset`` and ``step``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+
+from agentgrpo.config import EnvConfig
+from agentgrpo.deadline import DeadlineRunner, Failure
+from agentgrpo.registry import did_you_mean
+
+Env = gym.Env[str, str]
+StepResult = tuple[str, float, bool, bool, dict[str, Any]]
+
+
+def make_env(config: EnvConfig) -> Env:
+    """A new environment.
+
+    Raises:
+        ValueError: no such id, module or keyword argument; a missing optional package.
+    """
+    importlib.import_module("agentgrpo.envs")
+    try:
+        return gym.make(config.id, disable_env_checker=True, **config.kwargs)
+    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and ":" not in config.id:
+            raise ValueError(f"Environment {config.id!r} needs a package that is not installed: {error}.") from error
+        ours = sorted(name for name in gym.registry if name.startswith("agentgrpo/"))
+        raise ValueError(
+            f"Environment {config.id!r} cannot be made: {error}{did_you_mean(config.id, gym.registry)} "
+            f"Ours: {', '.join(ours)}. Your own is named 'module:Name-v0', e.g. env.id=my_module:Maze-v0, "
+            "where importing my_module registers Name-v0 with gymnasium."
+        ) from error
+    except (TypeError, ImportError) as error:
+        raise ValueError(f"Environment {config.id!r} with env.kwargs={dict(config.kwargs)}: {error}") from error
+
+
+def checked_reset(env: Env, seed: int, noise_seed: int) -> tuple[str, dict[str, Any]]:
+    """``env.reset`` whose observation is certainly a text."""
+    observation, info = env.reset(seed=seed, options={"noise_seed": noise_seed})
+    _check_text("reset", observation)
+    return observation, info
+
+
+def checked_step(env: Env, action: str) -> StepResult:
+    """``env.step`` whose parts certainly have the types that the contract names."""
+    result = env.step(action)
+    if not (isinstance(result, tuple) and len(result) == 5):
+        raise TypeError(
+            f"step() returned {type(result).__name__}, not (observation, reward, terminated, truncated, info)."
+        )
+    observation, reward, terminated, truncated, info = result
+    _check_text("step", observation)
+    return observation, _number(reward), bool(terminated), bool(truncated), info
+
+
+def _check_text(method: str, observation: object) -> None:
+    if not isinstance(observation, str):
+        raise TypeError(f"{method}() returned a {type(observation).__name__} as observation; it must return a str.")
+
+
+def _number(reward: SupportsFloat) -> float:
+    value = float(reward)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"step() returned the reward {value}; it must be a finite number.")
+    return value
+
+
+def attribute(env: Env, name: str) -> Any:
+    """An optional attribute of the environment below its wrappers, or None."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def probe(config: EnvConfig, max_turns: int, timeout: float) -> None:
+    """Plays one short episode before anything expensive happens.
+
+    Raises:
+        ValueError: the environment cannot be made, raises, hangs, returns no text, or does not end; with what to do.
+    """
+    env = make_env(config)
+    runner = DeadlineRunner(timeout)
+
+    def episode() -> str:
+        first, info = checked_reset(env, 0, 0)
+        again, info = checked_reset(env, 0, 0)
+        if again != first:
+            return (
+                f"two resets with the same seed gave different observations ({first[:80]!r} and {again[:80]!r}). All "
+                "members of a group must get the same task: draw it from self.np_random only."
+            )
+        for _ in range(max_turns):
+            admissible = info.get("admissible_actions") or [""]
+            _, _, terminated, truncated, info = checked_step(env, admissible[0])
+            if terminated or truncated:
+                return ""
+        return (
+            f"an episode did not end within rollout.max_turns={max_turns} actions. Return truncated=True after a turn "
+            "limit, let gymnasium do it with +env.kwargs.max_episode_steps=50, or raise rollout.max_turns."
+        )
+
+    # The deadline is one step's, so the whole probe gets it for every one of its calls.
+    runner.timeout = timeout * (max_turns + 2)
+    result = runner.run([episode])[0]
+    env.close()
+    problem = result.error if isinstance(result, Failure) else result
+    if problem:
+        raise ValueError(
+            f"Environment {config.id!r} does not keep the contract: {problem.strip()}\n"
+            f"`python -m agentgrpo check-env {config.id}` tells more."
+        )

@@ -1,0 +1,131 @@
+"""Models and their tokenizers: a nano Llama made here, or any causal LM from a folder or the hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from agentgrpo import policy
+from agentgrpo.config import ModelConfig
+from agentgrpo.samplers import attention
+from agentgrpo.seeding import derive
+
+NANO_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_NANO_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+_FETCHED = {"models/smollm2-135m-instruct": "python scripts/fetch_smollm2.py"}
+
+
+def check_path(config: ModelConfig) -> None:
+    """Refuses a model folder that is not there, before anything is loaded.
+
+    Raises:
+        ValueError: the path looks like a folder and is missing or incomplete.
+    """
+    if config.kind != "hf" or config.path is None:
+        return
+    folder = Path(config.path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.path={config.path}: the folder has no config.json, so it holds no model.")
+        return
+    # 'owner/name' without a dot or a third part may be a model of the hub; anything else must be a folder.
+    if config.path in _FETCHED:
+        raise ValueError(f"model.path={config.path}: no such folder. Make it with: {_FETCHED[config.path]}")
+    if len(folder.parts) != 2 or config.path.startswith((".", "/", "~")) or folder.parent.is_dir():
+        raise ValueError(
+            f"model.path={config.path}: no such folder (looked in {Path.cwd()}). Name a folder that holds config.json and "
+            "model.safetensors, or a hub model as 'owner/name'."
+        )
+
+
+def load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM in fp32 (master weights) and its tokenizer, from a folder or the hub.
+
+    Raises:
+        ValueError: it cannot be read, or its logits are more than its head applied to its backbone.
+    """
+    attention.register()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention.NAME)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.path={path} cannot be loaded: {error}") from error
+    # Dropout would make the learner's log-probabilities differ from the sampler's, so the model stays in eval mode.
+    model.eval()
+    policy.check_head(model)
+    return model, tokenizer
+
+
+def build_nano(config: ModelConfig, texts: Sequence[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small Llama with random weights, and a byte-level BPE tokenizer trained on the given texts.
+
+    Frequent words become one token each; every other text still round-trips, byte by byte.
+    """
+    attention.register()
+    tokenizer = _nano_tokenizer(config.vocab_size, texts)
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=2 * config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
+        max_position_embeddings=config.context_length,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights") % 2**32)
+        model = LlamaForCausalLM._from_config(llama, attn_implementation=attention.NAME, dtype=torch.float32)
+    return model.eval(), tokenizer
+
+
+def _nano_tokenizer(vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=_NANO_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=_NANO_TOKENS[2:],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = NANO_TEMPLATE
+    fast.name_or_path = "nano"
+    return fast
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes an ordinary model folder (safetensors, config, tokenizer), replacing what is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,92 @@
+"""The forward pass that learner and sampler share: hidden states from the backbone, logits only where asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, PreTrainedModel
+
+_CHUNK = 1024
+"""Policy tokens whose logits exist at one time."""
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    token_ids: Tensor,
+    positions: Tensor,
+    attention_mask: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Tensor:
+    """(R, L, D) outputs of the backbone, before the language-model head.
+
+    Args:
+        token_ids: (R, L) int64.
+        positions: (R, L) int64.
+        attention_mask: (R, 1, L, S) bool, or None for plain causal attention.
+        cache: where keys and values are appended, if any.
+    """
+    output = model.base_model(
+        input_ids=token_ids,
+        position_ids=positions,
+        attention_mask=attention_mask,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """(N, V) logits of (N, D) hidden states."""
+    out: Tensor = model.get_output_embeddings()(states)
+    return out
+
+
+def token_logprobs(model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of chosen tokens, in chunks: the (N, V) logits never exist at once, nor in the backward pass.
+
+    Args:
+        states: (N, D) hidden states that predict the tokens.
+        targets: (N,) int64 token ids.
+        temperature: that the tokens were sampled with; 0 stands for 1.
+    Returns:
+        (N,) float32, nats, under softmax(logits / temperature).
+    """
+
+    def chunk(part: Tensor, ids: Tensor) -> Tensor:
+        scaled = logits(model, part).float() / (temperature or 1.0)
+        return scaled.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
+
+    if len(targets) <= _CHUNK:
+        return chunk(states, targets)
+    parts = [
+        checkpoint(chunk, part, ids, use_reentrant=False, preserve_rng_state=False)
+        for part, ids in zip(states.split(_CHUNK), targets.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Refuses a model whose logits are more than head(backbone(x)), such as one with soft-capped logits.
+
+    Raises:
+        ValueError: the two disagree on a short probe.
+    """
+    ids = torch.arange(4, device=model.device)[None]
+    positions = torch.arange(4, device=model.device)[None]
+    with torch.no_grad():
+        whole = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
+        ours = logits(model, hidden_states(model, ids, positions)[0]).float()
+    if not torch.allclose(whole, ours, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the output head (soft-capping or scaling, say), so "
+            f"log-probabilities would be wrong by up to {float((whole - ours).abs().max()):.3g} nats before the softmax. "
+            "Choose a model without, e.g. of the Llama, Qwen or GPT-NeoX family."
+        )
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Most tokens that a sequence may have."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else 2**31

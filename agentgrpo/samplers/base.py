@@ -1,0 +1,60 @@
+"""The sampler interface: stateless. Whole prompts in; token ids, log-probabilities and a stop reason out.
+
+An implementation may keep caches behind it, but an answer depends only on the weights, the prompt and the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedModel
+
+from agentgrpo.types import StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one completion is drawn."""
+
+    max_new_tokens: int
+    """Token limit, at least 1."""
+    temperature: float = 1.0
+    """Logits are divided by this; 0 takes the most probable token."""
+    noise_key: int = 0
+    """Key of the stream of uniforms (see ``seeding.uniforms``): one per token position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the policy wrote for one prompt."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Log-probabilities (nats) under the distribution that was sampled from, so after temperature; at temperature 0
+    under the distribution at temperature 1."""
+    stop_reason: StopReason
+
+
+@dataclass(slots=True)
+class SamplerStats:
+    """Counts since the sampler was made."""
+
+    prompt_tokens: int = 0
+    """Tokens of all prompts that were asked for."""
+    prefilled_tokens: int = 0
+    """Prompt tokens that went through the model: the rest came from a cache."""
+    sampled_tokens: int = 0
+
+
+class Sampler(Protocol):
+    """Anything that continues prompts."""
+
+    stats: SamplerStats
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[Completion]:
+        """One completion per prompt, in order."""
+
+    def sync(self, model: PreTrainedModel) -> None:
+        """Take over new weights and forget everything computed with the old ones."""

@@ -1,0 +1,192 @@
+"""What the stages hand to each other: frozen dataclasses, one line and a shape per field.
+
+Letters: B sequences, T tokens, G trajectories of a group, S steps of a trajectory.
+
+A two-turn episode in the transcript context, with made-up token ids, is one growing sequence::
+
+    Trajectory(
+        steps=(
+            Step(observation="Guess 1-9.", prompt_ids=(1, 40, 41), starts_sequence=True,
+                 action_ids=(15, 2), logprobs=(-1.2, -0.1), action="5", reward=0.0),
+            Step(observation="higher", prompt_ids=(3, 42), starts_sequence=False,
+                 action_ids=(17, 2), logprobs=(-0.7, -0.1), action="7", reward=1.0),
+        ),
+        status=RolloutStatus.TERMINATED, success=True,
+    )
+
+The policy read ``1 40 41`` and wrote ``15 2``; the environment's answer was appended as ``3 42``. In the window
+context both steps have ``starts_sequence=True`` and ``prompt_ids`` hold the whole prompt of the turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+
+class StopReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    """The policy wrote an end-of-turn token (it is the last of the completion's ids)."""
+    LENGTH = "length"
+    """The token limit of the turn was reached first."""
+
+
+class RolloutStatus(StrEnum):
+    """Why an episode ended; ``terminated`` and ``truncated`` stay apart all the way to the loss."""
+
+    TERMINATED = "terminated"
+    """The environment says that the task is over."""
+    TURN_LIMIT = "turn_limit"
+    """The environment, or the runner for one that never ends, ran out of turns."""
+    CONTEXT_LIMIT = "context_limit"
+    """The next turn would not fit into the model's context."""
+    ENV_ERROR = "env_error"
+    """The environment raised or broke its contract; ``Trajectory.error`` holds its traceback."""
+    ENV_TIMEOUT = "env_timeout"
+    """A step or reset outlasted its deadline."""
+
+    @property
+    def truncated(self) -> bool:
+        """True when the episode was cut off before the task was over."""
+        return self is not RolloutStatus.TERMINATED
+
+    @property
+    def crashed(self) -> bool:
+        """True when the environment failed, so that the episode's return is unknown."""
+        return self in (RolloutStatus.ENV_ERROR, RolloutStatus.ENV_TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One observation and the action that answers it."""
+
+    observation: str
+    """The environment's text that this action answers, without history."""
+    reward: float = 0.0
+    """Reward for this action, unitless."""
+    action: str = ""
+    """The text given to the environment."""
+    prompt_ids: tuple[int, ...] = ()
+    """Token ids put before the action: the whole prompt where a sequence starts, else only what was appended."""
+    starts_sequence: bool = True
+    """True when ``prompt_ids`` is a fresh prompt, False when it goes on from the step before."""
+    action_ids: tuple[int, ...] = ()
+    """Token ids that the policy sampled, exactly as it sampled them."""
+    logprobs: tuple[float, ...] = ()
+    """Log-probabilities (nats) of ``action_ids`` under the distribution that they were sampled from."""
+    anchor: str | None = None
+    """The environment's name for the state (``info["anchor"]``), without history or counters."""
+    valid_action: bool = True
+    """False when the environment could not read the action."""
+    stop_reason: StopReason = StopReason.STOP
+    """Why the action's text ended."""
+
+    @property
+    def state(self) -> str:
+        """What tells one state of a task from another: the anchor, or the observation where there is none."""
+        return self.observation if self.anchor is None else self.anchor
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode."""
+
+    steps: tuple[Step, ...]
+    status: RolloutStatus = RolloutStatus.TERMINATED
+    success: bool = False
+    final_observation: str = ""
+    """The text after the last action."""
+    error: str = ""
+    """The environment's traceback or what it did wrong, empty when it behaved."""
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of rewards; NaN when the environment crashed, because the rest is unknown."""
+        return float("nan") if self.status.crashed else sum(step.reward for step in self.steps)
+
+    @property
+    def num_action_tokens(self) -> int:
+        return sum(len(step.action_ids) for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Trajectories from one initial state: what a baseline is computed over."""
+
+    trajectories: tuple[Trajectory, ...]
+    task_seed: int = 0
+    """Seed that all members were reset with."""
+    max_return: float | None = None
+    """Highest return that the environment declares possible; None when it declares none."""
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self.trajectories)
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Token ids of one training sequence, with what each policy token needs for its loss. Made by ``packing``."""
+
+    token_ids: tuple[int, ...]
+    """(T,) everything that the model reads, environment and policy text alike."""
+    action_index: tuple[int, ...]
+    """(A,) positions in ``token_ids`` that the policy wrote, ascending."""
+    logprobs: tuple[float, ...]
+    """(A,) log-probabilities under the distribution that sampled them."""
+    advantages: tuple[float, ...]
+    """(A,) advantage of each policy token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLayout:
+    """What the model computes in one forward pass, apart from what the loss reads.
+
+    Rows are right-padded sequences today. A prefix tree is the same type with one row per group, depth positions and
+    ``attention_mask`` set; nothing that reads the loss side of a batch can tell the difference.
+    """
+
+    token_ids: Tensor
+    """(R, L) int64."""
+    positions: Tensor
+    """(R, L) int64: distance from the start of the sequence, 0 on padding."""
+    attention_mask: Tensor | None = None
+    """(R, 1, L, L) bool, True where a row may look; None: plain causal attention, right with right padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch. B sequences, T policy tokens of the longest: environment tokens are not here at all."""
+
+    layout: TokenLayout
+    predictor: Tensor
+    """(B, T) int64: index into the flattened (R * L) layout of the position whose output predicts the token."""
+    targets: Tensor
+    """(B, T) int64: the token ids that the policy sampled."""
+    action_mask: Tensor
+    """(B, T) bool: True on policy tokens, False on padding."""
+    old_logprobs: Tensor
+    """(B, T) float32: log-probabilities (nats) under the distribution that sampled them."""
+    advantages: Tensor
+    """(B, T) float32, unitless."""
+    ref_logprobs: Tensor | None = None
+    """(B, T) float32: under the frozen reference policy, where the algorithm has a KL term."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denominators:
+    """Counts over one whole optimiser step, never over a micro-batch: what loss averages are divided by."""
+
+    sequences: int
+    """Sequences that hold at least one policy token."""
+    tokens: int
+    """Policy tokens."""
+    max_length: int
+    """Constant L of ``seq-mean-token-sum-norm``: policy tokens that a sequence could have."""

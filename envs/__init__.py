@@ -1,0 +1,19 @@
+"""Built-in tasks and adapters. Importing this package registers them with gymnasium; none is loaded before use."""
+
+import gymnasium as gym
+
+ENV_IDS = {
+    "agentgrpo/KeyMaze-v0": "agentgrpo.envs.key_maze:KeyMazeEnv",
+    "agentgrpo/NumberGuess-v0": "agentgrpo.envs.number_guess:NumberGuessEnv",
+    "agentgrpo/FrozenLake-v0": "agentgrpo.envs.frozen_lake:FrozenLakeEnv",
+    "agentgrpo/Sokoban-v0": "agentgrpo.envs.sokoban:SokobanEnv",
+    "agentgrpo/BabyAI-v0": "agentgrpo.envs.babyai:BabyAIEnv",
+}
+
+for _env_id, _entry_point in ENV_IDS.items():
+    if _env_id not in gym.registry:
+        # No max_episode_steps: a task counts its own turns. gymnasium's run-time checker costs a third of the speed;
+        # `python -m agentgrpo check-env` runs the same checks once.
+        gym.register(_env_id, entry_point=_entry_point, disable_env_checker=True)
+
+__all__ = ["ENV_IDS"]

@@ -1,0 +1,57 @@
+"""How hard the built-in tasks are: random and oracle players near the documented figures."""
+
+import math
+import random
+import statistics
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import agentgrpo.envs  # noqa: F401  (registers)
+from agentgrpo.envs.base import TextEnv
+
+TASKS, ROLLOUTS = 300, 2
+
+
+def figures(env_id: str, kwargs: dict[str, Any]) -> tuple[list[float], list[int]]:
+    """Return the random player's success rate and the oracle's number of steps for each task."""
+    env = gym.make(env_id, **kwargs).unwrapped
+    assert isinstance(env, TextEnv)
+    rng = random.Random(0)
+    rates, lengths = [], []
+    for seed in range(TASKS):
+        wins = 0.0
+        for _ in range(ROLLOUTS):
+            _, info = env.reset(seed=seed)
+            over = False
+            while not over:
+                _, reward, terminated, truncated, info = env.step(rng.choice(info["admissible_actions"]))
+                over = terminated or truncated
+                wins += reward
+        rates.append(wins / ROLLOUTS)
+        env.reset(seed=seed)
+        plan = env.oracle_actions()
+        assert plan, f"the oracle has no plan for seed {seed}"
+        lengths.append(len(plan))
+    return rates, lengths
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "success", "steps"),
+    [
+        ("agentgrpo/KeyMaze-v0", {"rooms": 3}, 0.22, 4.5),
+        ("agentgrpo/KeyMaze-v0", {"rooms": 4}, 0.115, 5.1),
+        ("agentgrpo/KeyMaze-v0", {"rooms": 6}, 0.054, 6.25),
+        ("agentgrpo/NumberGuess-v0", {}, 1 - (15 / 16) ** 5, 3.375),  # both in closed form
+        ("agentgrpo/FrozenLake-v0", {}, 0.019, 6.0),
+        ("agentgrpo/Sokoban-v0", {}, 0.08, 4.4),
+        ("agentgrpo/Sokoban-v0", {"size": 6}, 0.055, 5.4),
+    ],
+)
+def test_random_and_oracle_figures(env_id: str, kwargs: dict[str, Any], success: float, steps: float) -> None:
+    rates, lengths = figures(env_id, kwargs)
+    # Tasks differ in difficulty, so that the error of the mean is that of TASKS draws, not of all rollouts. Four
+    # standard errors, twice: the expected values were themselves measured.
+    assert abs(statistics.mean(rates) - success) < 4 * math.sqrt(2) * statistics.stdev(rates) / math.sqrt(TASKS)
+    assert abs(statistics.mean(lengths) - steps) <= 4 * math.sqrt(2) * statistics.stdev(lengths) / math.sqrt(TASKS)
