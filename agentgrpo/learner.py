@@ -70,7 +70,11 @@ class Learner:
 
     def freeze_reference(self) -> None:
         """Keeps a copy of the weights as they are now: the policy that a KL term holds on to."""
-        self._reference = copy.deepcopy(self.model).requires_grad_(False)
+        self.set_reference(copy.deepcopy(self.model))
+
+    def set_reference(self, model: PreTrainedModel) -> None:
+        """Holds on to the given policy in the KL term."""
+        self._reference = model.requires_grad_(False)
 
     # --- reinforcement learning -----------------------------------------------------------------------------------
 

@@ -6,17 +6,26 @@ language of the task (what may be answered, and when) and a slight preference fo
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
+from agentgrpo import packing
+from agentgrpo.config import TrainConfig
 from agentgrpo.context import ChatFormat
 from agentgrpo.deadline import DeadlineRunner, Failure
-from agentgrpo.environments import attribute
-from agentgrpo.rollout import Episode
+from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
+from agentgrpo.learner import Learner
+from agentgrpo.rollout import Episode, RolloutRunner, Task
 from agentgrpo.samplers.base import Completion
+from agentgrpo.seeding import derive, permutation, training_task_seed
 from agentgrpo.types import StopReason
+
+_TEXT_EPISODES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +67,60 @@ class MixedPlayer:
                 "Give it one of them, or start from a model that needs no warm start: warm_start.episodes=0 model=smollm2."
             )
         return str(rng.choice(list(admissible)))
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStartReport:
+    """What the warm start did."""
+
+    success: float
+    """Of the mixed player whose episodes were imitated."""
+    steps: int
+    first_loss: float
+    """Cross-entropy per policy token, nats, at the first optimiser step."""
+    last_loss: float
+
+
+def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, learner: Learner) -> WarmStartReport:
+    """Plays episodes with the mixed player, imitates its actions, and leaves the optimiser as new.
+
+    Raises:
+        ValueError: the environment offers nobody to imitate.
+    """
+    w, seed = config.warm_start, config.seed
+    tasks = [
+        Task(training_task_seed(seed, -1, i), (seed, "warm start", i)) for i in range(w.episodes)
+    ]  # update -1: tasks that no update draws
+    groups = runner.collect(MixedPlayer(chat, w.oracle_share, runner.runner), tasks, group_size=1)
+    episodes = [group.trajectories[0] for group in groups]
+    items = [s for t in episodes for s in packing.sequences(t, torch.zeros(len(t.steps)))]
+    # In the window context an episode is many sequences: keep the number of episodes per step.
+    size = max(1, round(w.batch_episodes * len(items) / max(len(episodes), 1)))
+    total = w.epochs * math.ceil(len(items) / size)
+    losses: list[float] = []
+    for epoch in range(w.epochs):
+        order = permutation(len(items), seed, "warm start order", epoch)
+        for start in range(0, len(items), size):
+            cosine = 0.5 * (1 + math.cos(math.pi * len(losses) / total))
+            rate = w.lr * (0.1 + 0.9 * cosine)
+            losses.append(learner.imitate([items[i] for i in order[start : start + size]], rate))
+    learner.reset_optimizer()
+    return WarmStartReport(sum(t.success for t in episodes) / len(episodes), len(losses), losses[0], losses[-1])
+
+
+def sample_texts(config: TrainConfig) -> list[str]:
+    """Texts that an agent meets and writes in the environment: what a nano tokenizer learns its words from."""
+    env = make_env(config.env)
+    texts = [config.env.instructions]
+    for index in range(_TEXT_EPISODES):
+        rng = random.Random(derive(config.seed, "texts", index))
+        observation, info = checked_reset(env, training_task_seed(config.seed, -2, index), index)
+        texts.append(observation)
+        for _ in range(config.rollout.max_turns):
+            action = rng.choice(list(info.get("admissible_actions") or [""]))
+            observation, _, terminated, truncated, info = checked_step(env, action)
+            texts += [action, observation]
+            if terminated or truncated:
+                break
+    env.close()
+    return texts

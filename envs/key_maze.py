@@ -117,15 +117,16 @@ def _moves(maze: Maze, now: Situation) -> dict[str, Situation]:
 def _describe(maze: Maze, now: Situation) -> View:
     admissible = sorted(_moves(maze, now))
     exits = ", ".join(action.removeprefix("go ") for action in admissible if action.startswith("go "))
-    parts = [f"You are in room {maze.names[now.room]}. Exits: {exits}."]
+    parts = [f"Room {maze.names[now.room]}. Exits: {exits}."]
     if now.room == maze.treasure_room:
         parts = ["You reach the treasure."]
     if now.room == maze.key_room and not now.has_key:
-        parts.append("There is a key here.")
+        parts.append("Key here.")
     if now.room == maze.door_room and not now.door_open:
         direction = next(name for name, room in maze.exits[now.room].items() if room == maze.treasure_room)
-        parts.append(f"A locked door is {direction}.")
-    parts.append("You carry the key." if now.has_key else "You carry nothing.")
+        parts.append(f"Locked door {direction}.")
+    if now.has_key:
+        parts.append("You have the key.")
     text = " ".join(parts)
     # Away from the door the text does not tell whether it is open; the anchor must.
     return View(text, f"{text} Door {'open' if now.door_open else 'locked'}.", admissible)

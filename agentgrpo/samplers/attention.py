@@ -1,7 +1,7 @@
-"""Attention for one new token over a cache, without repeating the cache for grouped heads.
+"""Attention for a few new tokens over a cache, without repeating the cache for grouped heads.
 
-PyTorch's CPU attention wants one key head per query head and copies the cache to get it, at every step. For a single
-query a batched matrix product over the grouped heads reads the cache once.
+PyTorch's CPU attention wants one key head per query head and copies the cache to get it, at every step. For few
+queries a batched matrix product over the grouped heads reads the cache once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "agentgrpo"
+MAX_QUERIES = 32
+"""New tokens per row up to which the scores are small enough to be held whole."""
 
 
 def attention_forward(
@@ -27,7 +29,7 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: one-token queries by grouped products, everything else by PyTorch's SDPA.
+    """transformers' attention interface: short queries by grouped products, everything else by PyTorch's SDPA.
 
     Args:
         query: (B, H, Q, D).
@@ -38,14 +40,18 @@ def attention_forward(
         (B, Q, H, D) and None for the weights.
     """
     batch, heads, queries, width = query.shape
-    if queries > 1 or torch.is_grad_enabled() or kwargs.get("position_bias") is not None:
+    # Without a mask several queries mean causal attention, which SDPA knows about and the products below do not.
+    causal = attention_mask is None and queries > 1
+    if causal or queries > MAX_QUERIES or torch.is_grad_enabled() or kwargs.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    grouped = query.view(batch, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
-    scores = grouped @ key.transpose(2, 3)  # (B, K, H / K, S)
+    kv_heads, keys = key.shape[1], key.shape[2]
+    grouped = query.reshape(batch, kv_heads, -1, width) * (width**-0.5 if scaling is None else scaling)
+    scores = (grouped @ key.transpose(2, 3)).view(batch, kv_heads, -1, queries, keys)  # (B, K, H / K, Q, S)
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, float("-inf"))
+        scores = scores.masked_fill(~attention_mask[:, :, None], float("-inf"))
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    return (weights @ value).reshape(batch, 1, heads, value.shape[-1]), None
+    out = weights.view(batch, kv_heads, -1, keys) @ value
+    return out.view(batch, heads, queries, -1).transpose(1, 2), None
 
 
 def register() -> None:

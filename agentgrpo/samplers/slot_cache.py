@@ -41,7 +41,8 @@ class SlotCache(Cache):
         if num_slots <= self.num_slots and num_columns <= self.num_columns:
             return
         slots = max(num_slots, self.num_slots)
-        columns = max(num_columns, self.num_columns)
+        # Powers of two, so that an episode that grows by the token is copied a few times only.
+        columns = max(2 ** (num_columns - 1).bit_length(), self.num_columns)
         for tensors in (self._keys, self._values):
             for layer in range(self._num_layers):
                 # Zeros, not empty: a masked column still enters the product, and 0 * NaN is NaN.

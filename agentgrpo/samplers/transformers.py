@@ -26,7 +26,6 @@ _PREFILL_TOKENS = 8192
 """Prompt tokens, padding included, in one forward pass."""
 _SHARED_PREFIX = 16
 """Tokens from which on a prefix common to the batch gets a pass of its own."""
-_COLUMN_STEP = 64
 
 
 class TransformersSampler:
@@ -102,7 +101,7 @@ class TransformersSampler:
 
         content: dict[int, int] = {slots[i]: best[i][0] for i in range(count) if known[i] > 0}
         kept = sorted((s for s in range(len(self._tokens)) if s not in owner), key=lambda s: -self._used[s])
-        columns = max(map(len, requests)) + _COLUMN_STEP
+        columns = max(map(len, requests)) + 1
         room = int(self._max_bytes / (self._cache.bytes_per_column * max(columns, self._cache.num_columns)))
         kept = kept[: max(room - count, 0)]
         stay = [s for s in kept if s >= count]
@@ -194,28 +193,32 @@ class TransformersSampler:
         ids: list[list[int]] = [[] for _ in params]
         logprobs: list[list[float]] = [[] for _ in params]
         reasons = [StopReason.LENGTH] * len(params)
+        ended = [False] * len(params)
         keys = np.array([p.noise_key for p in params], dtype=np.uint64)
         temperature = torch.tensor([p.temperature for p in params], device=device)
         for position in range(max(p.max_new_tokens for p in params)):
             noise = torch.from_numpy(uniforms(keys[rows], position)).to(device)
             tokens, chosen = draw(logits, temperature[rows], noise)
-            going: list[int] = []  # slots
             for slot, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), chosen.tolist(), strict=True)):
+                if ended[row]:
+                    continue
                 ids[row].append(token)
                 logprobs[row].append(logprob)
                 if token in self._stop_ids:
                     reasons[row] = StopReason.STOP
-                elif len(ids[row]) < params[row].max_new_tokens:
-                    going.append(slot)
+                ended[row] = token in self._stop_ids or len(ids[row]) == params[row].max_new_tokens
+            going = [slot for slot, row in enumerate(rows) if not ended[row]]
             if not going:
                 break
-            tokens, rows = tokens[going], [rows[slot] for slot in going]
-            self._bring_forward(going)
-            columns = torch.tensor([[len(self._tokens[slot])] for slot in range(len(going))], device=device)
-            self._cache.reserve(0, -(-(int(columns.max()) + 1) // _COLUMN_STEP) * _COLUMN_STEP)
-            states = self._pass(tokens[:, None], list(range(len(going))), columns)
-            for slot, token in enumerate(tokens.tolist()):
-                self._tokens[slot].append(token)
+            if len(going) <= len(rows) / 2:  # moving slots costs more than a few idle rows
+                tokens, rows = tokens[going], [rows[slot] for slot in going]
+                self._bring_forward(going)
+            columns = torch.tensor([[len(self._tokens[slot])] for slot in range(len(rows))], device=device)
+            self._cache.reserve(0, int(columns.max()) + 1)
+            states = self._pass(tokens[:, None], list(range(len(rows))), columns)
+            for slot, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+                if not ended[row]:  # an idle row's token went past its own end, where the next one will overwrite it
+                    self._tokens[slot].append(token)
             logits = policy.logits(self._model, states[:, 0])
         self.stats.sampled_tokens += sum(map(len, ids))
         return [Completion(tuple(i), tuple(p), r) for i, p, r in zip(ids, logprobs, reasons, strict=True)]

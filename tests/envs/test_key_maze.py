@@ -6,8 +6,8 @@ from agentgrpo.envs.key_maze import KeyMazeEnv, Maze, Situation
 
 # B (key) - A (start) - door - C (treasure), from west to east.
 MAZE = Maze(("A", "B", "C"), ({"west": 1, "east": 2}, {"east": 0}, {"west": 0}), 1, 0, 2)
-NOTHING = " You carry nothing."
-KEY = " You carry the key."
+NOTHING = ""
+KEY = " You have the key."
 
 
 def at_start() -> KeyMazeEnv:
@@ -24,10 +24,10 @@ def test_the_way_to_the_treasure_by_hand() -> None:
     assert env.oracle_actions() == plan
     texts = [env.step(action)[0] for action in plan]
     assert texts == [
-        "You are in room B. Exits: east. There is a key here." + NOTHING,
-        "You are in room B. Exits: east." + KEY,
-        "You are in room A. Exits: west. A locked door is east." + KEY,
-        "You are in room A. Exits: east, west." + KEY,
+        "Room B. Exits: east. Key here." + NOTHING,
+        "Room B. Exits: east." + KEY,
+        "Room A. Exits: west. Locked door east." + KEY,
+        "Room A. Exits: east, west." + KEY,
         "You reach the treasure." + KEY,
     ]
 
@@ -49,7 +49,7 @@ def test_locked_door_and_missing_key_are_not_possible() -> None:
     env = at_start()
     for action in ["go east", "unlock door", "take key", "go north"]:
         text, reward, terminated, _, info = env.step(action)
-        assert text.startswith("Not possible. Answer with one of: go west, look. You are in room A.")
+        assert text.startswith("Not possible. Answer with one of: go west, look. Room A.")
         assert (reward, terminated, info["valid_action"]) == (0.0, False, False)
 
 

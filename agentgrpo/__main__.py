@@ -1,0 +1,7 @@
+"""``python -m agentgrpo``."""
+
+import sys
+
+from agentgrpo.cli import main
+
+sys.exit(main())

@@ -1,0 +1,137 @@
+"""Checkpoints: an ordinary model folder, the optimiser as safetensors, the rest as JSON. Written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agentgrpo import models
+
+_STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be used; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def update(self) -> int:
+        """Updates that were done when it was written."""
+        return int(self.state["update"])
+
+
+class CheckpointStore:
+    """The ``checkpoints/`` folder of a run: the newest ``keep`` ones, and the best.
+
+    Each is written beside its final name and renamed, so that a kill at any time leaves a complete one behind.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def save(
+        self,
+        update: int,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+    ) -> Path:
+        """Writes ``update_NNNNNN`` and removes the oldest beyond ``keep``."""
+        final = self.folder / f"update_{update:06d}"
+        self._write(final, model, tokenizer, {**state, "update": update}, optimizer)
+        for old in self._numbered()[: -self._keep]:
+            shutil.rmtree(old)
+        return final
+
+    def save_best(
+        self, update: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]
+    ) -> None:
+        """Writes ``best``: the model alone, since nobody resumes from it."""
+        self._write(self.folder / "best", model, tokenizer, {**state, "update": update}, None)
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest complete checkpoint, and a sentence for each newer one that is damaged."""
+        complaints = []
+        for folder in reversed(self._numbered()):
+            try:
+                return read(folder), complaints
+            except DamagedCheckpoint as error:
+                complaints.append(str(error))
+        return None, complaints
+
+    def _numbered(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("update_*") if p.is_dir())
+
+    def _write(
+        self,
+        final: Path,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        state: Mapping[str, Any],
+        optimizer: torch.optim.Optimizer | None,
+    ) -> None:
+        part = final.with_name(f".{final.name}.part")
+        models.save(model, tokenizer, part)
+        if optimizer is not None:
+            save_file(_flatten(optimizer), part / _OPTIMIZER)
+        sizes = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
+        (part / _STATE).write_text(json.dumps({**state, "files": sizes}, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+
+
+def read(folder: Path) -> Checkpoint:
+    """Checks that a checkpoint is complete.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, cut short, or unreadable.
+    """
+    try:
+        state = json.loads((folder / _STATE).read_text())
+        sizes = dict(state["files"])
+        int(state["update"])
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{folder} has no {_STATE}, so it is no complete checkpoint.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{folder / _STATE} cannot be read: {error}") from error
+    for name, size in sizes.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if found != size:
+            raise DamagedCheckpoint(f"{folder / name} has {found} of {size} bytes: it was cut short.")
+    return Checkpoint(folder, state)
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the saved moments and step counts into an optimiser over the same parameters."""
+    saved = load_file(checkpoint.folder / _OPTIMIZER)
+    current = optimizer.state_dict()
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in saved.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{index}.{key}": value.contiguous()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }

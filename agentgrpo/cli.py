@@ -1,0 +1,154 @@
+"""The commands: ``python -m agentgrpo train | eval | play | check-env``, also installed as ``agentgrpo``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from omegaconf import DictConfig
+
+from agentgrpo import composing
+from agentgrpo.allocator import keep_freed_memory
+
+USAGE = """\
+usage: agentgrpo COMMAND [key=value ...]
+
+  train       train an agent; -m sweeps: train -m algorithm=grpo,gigpo seed=0,1
+  eval        success of a run's policy, or of any model, on the held-out tasks
+  play        play an environment yourself, or watch a run's policy
+  check-env   does an environment keep the contract? check-env my_module:Maze-v0
+
+  train --cfg job   prints the whole configuration
+  train --help      lists what can be chosen
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 1 for a problem found, 2 for bad input, 130 after Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if args else 2
+    name, rest = args[0], args[1:]
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
+        return 2
+    _prepare()
+    try:
+        return COMMANDS[name](rest)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        return 130
+
+
+def _prepare() -> None:
+    keep_freed_memory()
+    # So that env.id=my_module:Maze-v0 finds my_module in the current folder, however the command was started.
+    sys.path.insert(0, os.getcwd())
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _train(args: list[str]) -> int:
+    flags, overrides = _split(args)
+    if flags:
+        composing.check_overrides("train", overrides)
+        return _through_hydra(flags, overrides)
+    return _train_one(overrides)
+
+
+def _train_one(overrides: Sequence[str]) -> int:
+    from agentgrpo.trainer import Trainer
+
+    fresh = composing.compose_config("train", overrides)
+    if fresh.resume:
+        config, saved = composing.config_for_run("train", overrides)
+        if saved is not None:
+            _refuse_changes(saved, config)
+        else:
+            raise ValueError(f"resume=true, but run_dir={fresh.run_dir} holds no run. Leave resume out to start one.")
+    else:
+        config = fresh
+    return 130 if Trainer(config).run()["status"] == "interrupted" else 0
+
+
+def _refuse_changes(saved: DictConfig, config: DictConfig) -> None:
+    # More updates, and how often things are looked at or kept, change nothing about the updates themselves.
+    allowed = ("resume", "num_updates", "run_dir", "checkpoint.every", "checkpoint.keep", "log.every", "log.trajectories")
+    changed = composing.differences(saved, config, allowed)
+    if changed:
+        raise ValueError(
+            f"resume=true with a changed configuration would not continue the run in {config.run_dir}: "
+            f"{'; '.join(changed)}. Leave these out, or start another run_dir."
+        )
+
+
+def _through_hydra(flags: list[str], overrides: list[str]) -> int:
+    """Sweeps, ``--cfg`` and ``--help`` are Hydra's own; a sweep's jobs call back one by one."""
+    import hydra
+
+    status = 0
+
+    def job(config: DictConfig) -> float:
+        from agentgrpo.trainer import Trainer
+
+        print(f"==> {config.run_dir}", flush=True)
+        nonlocal status
+        try:
+            return float(Trainer(config).run()["after"]["success"])
+        except ValueError as error:
+            # The other runs of a sweep are worth having all the same.
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+            return float("nan")
+
+    argv, sys.argv = sys.argv, ["agentgrpo train", *flags, *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://" + composing.CONFIG_MODULE, config_name="train")(job)()
+    finally:
+        sys.argv = argv
+    return status
+
+
+def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    flags = [a for a in args if a.startswith("-") and "=" not in a]
+    if "--cfg" in args or "-c" in args:
+        flags = list(args)
+        return flags, [a for a in args if "=" in a and not a.startswith("-")]
+    return flags, [a for a in args if a not in flags]
+
+
+def _eval(args: list[str]) -> int:
+    from agentgrpo.inspection import evaluate_command
+
+    return evaluate_command(composing.config_for_run("eval", args)[0])
+
+
+def _play(args: list[str]) -> int:
+    from agentgrpo.inspection import play_command
+
+    return play_command(composing.config_for_run("play", args)[0])
+
+
+def _check_env(args: list[str]) -> int:
+    from agentgrpo.check_env import main as check
+
+    return check(args)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "play": _play,
+    "check-env": _check_env,
+}

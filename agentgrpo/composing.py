@@ -1,0 +1,144 @@
+"""Composing configurations through Hydra, with errors that name the key and suggest the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from agentgrpo.registry import did_you_mean
+from agentgrpo.run_folder import RunFolder
+
+CONFIG_MODULE = "agentgrpo.conf"
+GROUPS = ("env", "algorithm", "model", "sampler", "experiment")
+_CONF = Path(__file__).resolve().parent / "conf"
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration ``conf/<name>.yaml`` with overrides.
+
+    Raises:
+        ValueError: an override that Hydra refuses; the message names it, what is allowed, and a near miss.
+    """
+    parsed = _parse(overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        _check_names(compose(name), parsed)
+        try:
+            return compose(name, list(overrides))
+        except HydraException as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise ValueError(f"{str(error).splitlines()[0]}{cause}") from error
+
+
+def check_overrides(name: str, overrides: Sequence[str]) -> None:
+    """Checks the names in overrides that may hold sweeps (``algorithm=grpo,gigpo``), which compose to no one config."""
+    parsed = _parse(overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        _check_names(compose(name), parsed)
+
+
+def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig | None]:
+    """The configuration to use with an existing run: the run's own, with the given overrides on top.
+
+    Returns:
+        the configuration, and the run's own as it was saved (None when ``run_dir`` names no run).
+    """
+    fresh = compose_config(name, overrides)
+    folder = RunFolder(fresh.run_dir) if fresh.run_dir else None
+    if folder is None or not folder.holds_run():
+        return fresh, None
+    saved = folder.load_config()
+    config = OmegaConf.create(OmegaConf.to_container(saved))
+    assert isinstance(config, DictConfig)
+    with open_dict(config):
+        for key in fresh:  # keys of eval.yaml and play.yaml, which a run's configuration has not
+            if key not in config:
+                config[key] = fresh[key]
+        for override in _parse(overrides):
+            key = override.key_or_group
+            if key == "experiment":
+                raise ValueError(
+                    f"experiment={override.value()} cannot be laid over the run in {fresh.run_dir}: leave it out, the run "
+                    "knows its own configuration. Single keys can be given."
+                )
+            OmegaConf.update(config, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
+    return config, saved
+
+
+def differences(before: DictConfig, after: DictConfig, allowed: Sequence[str] = ()) -> list[str]:
+    """``key: old -> new`` for every key that two configurations disagree on."""
+    old, new = (dict(_flat(OmegaConf.to_container(c, resolve=True))) for c in (before, after))
+    keys = [k for k in (old | new) if old.get(k) != new.get(k) and k not in allowed]
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys]
+
+
+def choices(group: str) -> list[str]:
+    """Names of the yaml files of a group."""
+    return sorted(p.stem for p in (_CONF / group).glob("*.yaml"))
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{text[:300]} Settings are written key=value, e.g. algorithm=gigpo seed=1.") from error
+
+
+def _check_names(default: DictConfig, overrides: Sequence[Override]) -> None:
+    keys = [k for k, _ in _flat(OmegaConf.to_container(default))] + list(_inner(OmegaConf.to_container(default)))
+    for override in overrides:
+        key = override.key_or_group
+        if key in GROUPS:
+            for choice in _values(override):
+                if choice not in choices(key) and choice != "null":
+                    own = {
+                        "algorithm": " Your own is named algorithm.name=my_module:Mine.",
+                        "env": " Your own is named env.id=my_module:Maze-v0.",
+                        "model": " Any other model: model=hf model.path=... (folder or hub name).",
+                    }.get(key, "")
+                    raise ValueError(
+                        f"{key}={choice}: there is no such {key}.{did_you_mean(choice, choices(key))} "
+                        f"There are: {', '.join(choices(key))}.{own}"
+                    )
+        elif not override.is_add() and not override.is_delete() and key not in keys and not _of_group(key):
+            raise ValueError(
+                f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg job` prints all of "
+                f"them; a key that only your own environment or algorithm knows is added with +{key}=..."
+            )
+
+
+def _of_group(key: str) -> bool:
+    """Keys below a chosen group differ with the choice: Hydra checks those when it composes."""
+    return key.split(".")[0] in GROUPS and "." in key
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(v) for v in override.sweep_string_iterator()]
+    return [str(override.value())] if override.value() is not None else ["null"]
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+def _inner(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield f"{prefix}{key}"
+                yield from _inner(value, f"{prefix}{key}.")

@@ -1,0 +1,61 @@
+"""From a checked configuration to the parts of a run: policy, runner, sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agentgrpo import models, policy
+from agentgrpo.config import TrainConfig
+from agentgrpo.context import ChatFormat, make_conversation
+from agentgrpo.rollout import RolloutRunner
+from agentgrpo.samplers.base import Sampler
+from agentgrpo.samplers.transformers import TransformersSampler
+from agentgrpo.warm_start import sample_texts
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model with the tokenizer and chat format that it is prompted through."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+
+
+def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> Policy:
+    """The starting policy of a configuration, or the one that a checkpoint folder holds.
+
+    Raises:
+        ValueError: the model cannot be loaded, or its chat template does not suit the context.
+    """
+    if checkpoint is not None:
+        model, tokenizer = models.load(str(checkpoint))
+    elif config.model.kind == "nano":
+        model, tokenizer = models.build_nano(config.model, sample_texts(config), config.seed)
+    else:
+        assert config.model.path is not None
+        model, tokenizer = models.load(config.model.path)
+    chat = ChatFormat(tokenizer, config.env.instructions)
+    make_conversation(chat, config.context.kind, config.context.window_turns)  # refuses an unsuitable template
+    return Policy(model, tokenizer, chat)
+
+
+def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
+    """Environments and contexts for episodes of this policy."""
+    return RolloutRunner(
+        config.env,
+        config.rollout,
+        lambda: make_conversation(made.chat, config.context.kind, config.context.window_turns),
+        made.chat.decode,
+        policy.context_length(made.model),
+    )
+
+
+def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
+    """The sampler that the configuration names."""
+    return TransformersSampler(
+        made.model, [made.chat.end_id], precision=config.sampler.precision, cache_gb=config.sampler.cache_gb
+    )

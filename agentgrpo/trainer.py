@@ -1,0 +1,334 @@
+"""The loop: collect -> advantages -> pack -> update -> sync -> log."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from agentgrpo import environments, models, packing, policy
+from agentgrpo.algorithm import Algorithm
+from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer
+from agentgrpo.config import TrainConfig, build_algorithm, parse
+from agentgrpo.evaluation import Evaluation, evaluate, make_panel
+from agentgrpo.learner import Learner
+from agentgrpo.metrics import rollout_metrics
+from agentgrpo.rollout import PolicyPlayer, Task
+from agentgrpo.run_folder import RunFolder
+from agentgrpo.seeding import training_task_seed
+from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
+from agentgrpo.tracking import Display, TensorBoard, log, log_to
+from agentgrpo.types import Group
+from agentgrpo.warm_start import warm_start
+
+
+@dataclass(slots=True)
+class Totals:
+    """Running sums, kept in the checkpoint."""
+
+    warm_start_seconds: float = 0.0
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    sampled_tokens: int = 0
+    trained_tokens: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+
+
+class Trainer:
+    """One run. Everything that can be wrong with a configuration is found before a model loads.
+
+    Args:
+        config: composed configuration, as saved in the run folder.
+        console: where progress goes.
+    Raises:
+        ValueError: a sentence that names the setting, what is allowed and the next step.
+    """
+
+    def __init__(self, config: DictConfig, console: Console | None = None) -> None:
+        self.config: TrainConfig = parse(config)
+        c = self.config
+        self.algorithm: Algorithm
+        self.algorithm, self.ignored = build_algorithm(c)
+        self.folder = RunFolder(c.run_dir)
+        self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
+        self.display = Display(console or Console(), c.num_updates)
+        environments.probe(c.env, c.rollout.max_turns, c.rollout.step_timeout)
+        models.check_path(c.model)
+        self.panel = make_panel(c.env, c.eval.num_tasks)
+        checkpoint = self._open_folder(config)
+        log_to(self.folder.path)
+        self._build(checkpoint)
+
+    def _open_folder(self, config: DictConfig) -> Checkpoint | None:
+        if not self.config.resume:
+            self.folder.create(config)
+            return None
+        checkpoint, complaints = self.store.latest()
+        for complaint in complaints:
+            self.display.say(f"warning: {complaint}")
+        if checkpoint is None:
+            self.display.say(f"{self.folder.path} has no checkpoint yet: starting from the beginning.")
+        else:
+            self.display.say(f"Going on from {checkpoint.folder} ({checkpoint.update} updates done).")
+        return checkpoint
+
+    def _build(self, checkpoint: Checkpoint | None) -> None:
+        c = self.config
+        self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
+        self.runner = build_runner(c, self.policy)
+        turns = c.rollout.max_turns if c.context.kind == "transcript" else 1
+        self.learner = Learner(
+            self.policy.model,
+            c.optim,
+            precision=c.model.precision,
+            temperature=c.rollout.temperature,
+            max_length=turns * c.rollout.max_new_tokens,
+        )
+        self.sampler = build_sampler(c, self.policy)
+        self.totals = Totals()
+        self.update = 0
+        self.before: dict[str, Any] | None = None
+        self.after: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.folder.forget_after(self.update if checkpoint else -1)
+        self.board = TensorBoard(self.folder.path, self.update)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        load_optimizer(checkpoint, self.learner.optimizer)
+        self.learner.num_steps = state["optimizer_steps"]
+        self.totals = Totals(**state["totals"])
+        self.update, self.before, self.after, self.best = (state[k] for k in ("update", "before", "after", "best"))
+        if self.algorithm.needs_reference:
+            reference, _ = models.load(str(self.folder.path / "reference"))
+            self.learner.set_reference(reference)
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end, or to Ctrl-C; returns what ``summary.json`` holds."""
+        c = self.config
+        if self.ignored:
+            self.display.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
+        if self.before is None:
+            self._begin()
+        self.display.start(self.update)
+        interrupted = False
+        try:
+            with _interrupt_flag(self.display.say) as pressed:
+                while self.update < c.num_updates and not interrupted:
+                    self._one_update()
+                    interrupted = pressed() and self.update < c.num_updates
+                    last = self.update == c.num_updates
+                    if self.update % c.eval.every == 0 or last:
+                        self._evaluate()
+                    if self.update % c.checkpoint.every == 0 or last or interrupted:
+                        self._save()
+        finally:
+            self.display.stop()
+        return self._finish("interrupted" if interrupted else "finished")
+
+    def _begin(self) -> None:
+        """Warm start, and the evaluation that everything later is compared with."""
+        c = self.config
+        if c.warm_start.episodes:
+            started = time.monotonic()
+            report = warm_start(c, self.policy.chat, self.runner, self.learner)
+            self.totals.warm_start_seconds = time.monotonic() - started
+            self.display.say(
+                f"warm start: {c.warm_start.episodes} episodes ({report.success:.2f} success), "
+                f"{report.steps} steps, cross-entropy {report.first_loss:.2f} -> {report.last_loss:.2f}, "
+                f"{self.totals.warm_start_seconds:.0f} s"
+            )
+        if self.algorithm.needs_reference:
+            self.learner.freeze_reference()
+            models.save(self.policy.model, self.policy.tokenizer, self.folder.path / "reference")
+        self._evaluate()
+        self.before = self.after
+        self._save()
+
+    def _one_update(self) -> None:
+        c = self.config
+        started = time.monotonic()
+        steps, stats = self.runner.num_env_steps, self.sampler.stats
+        sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
+        self.sampler.sync(self.policy.model)
+        tasks = [
+            Task(training_task_seed(c.seed, self.update, i), (c.seed, "train", self.update, i))
+            for i in range(c.groups_per_update)
+        ]
+        player = PolicyPlayer(self.sampler, c.rollout.temperature, c.rollout.max_new_tokens)
+        groups = self.runner.collect(player, tasks, c.group_size)
+        collected = time.monotonic()
+        advantages = self.algorithm.batch_advantages(groups)
+        items = [
+            s for g, a in zip(groups, advantages, strict=True) for t, x in zip(g, a, strict=True)
+            for s in packing.sequences(t, x)
+        ]
+        metrics = rollout_metrics(groups) | self.learner.update(items, self.algorithm, (c.seed, self.update))
+        ended = time.monotonic()
+
+        sampled = stats.sampled_tokens - sampled
+        metrics["sampler/cached_prompt_share"] = 1 - (stats.prefilled_tokens - prefilled) / max(
+            stats.prompt_tokens - prompts, 1
+        )
+        seconds = {
+            "time/rollout": collected - started,
+            "time/update": ended - collected,
+            "sampler/tokens_per_second": sampled / (collected - started),
+        }
+        self.update += 1
+        self.totals.training_seconds += ended - started
+        self.totals.sampled_tokens += sampled
+        self.totals.trained_tokens += sum(len(s.token_ids) for s in items)
+        self.totals.env_steps += self.runner.num_env_steps - steps
+        self.totals.episodes += sum(map(len, groups))
+        self._log(groups, advantages, metrics, seconds)
+
+    def _log(self, groups: list[Group], advantages: Any, metrics: dict[str, float], seconds: dict[str, float]) -> None:
+        c = self.config
+        self.folder.append("metrics", {"update": self.update, **metrics, **seconds})
+        self.board.scalars(self.update, metrics | seconds)
+        if (self.update - 1) % c.log.every == 0 and c.log.trajectories:
+            shown = groups[: c.log.trajectories]
+            self.folder.write_trajectories(self.update, shown, advantages[: len(shown)])
+            self.board.trajectories(self.update, shown)
+        for group in groups:
+            for slot, trajectory in enumerate(group):
+                if trajectory.status.crashed:
+                    where = f"update {self.update}, task seed {group.task_seed}, member {slot}: {trajectory.status}"
+                    log.warning("%s\n%s", where, trajectory.error)
+                    self.display.say(f"warning: {where}: {_last_line(trajectory.error)} (more in train.log)")
+        left = (c.num_updates - self.update) * self.totals.training_seconds / self.update
+        self.display.update(self.update, metrics | seconds, left)
+
+    # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        started = time.monotonic()
+        c = self.config
+        self.sampler.sync(self.policy.model)
+        player = PolicyPlayer(self.sampler, c.eval.temperature, c.rollout.max_new_tokens)
+        result: Evaluation = evaluate(self.runner, player, self.panel)
+        self.totals.evaluation_seconds += time.monotonic() - started
+        self.after = {"update": self.update, **result.summary()}
+        outcomes = [int(x) for x in result.outcomes]
+        self.folder.append("evaluations", {**self.after, "panel": self.panel.hash, "outcomes": outcomes})
+        low, high = result.interval
+        self.board.scalars(
+            self.update,
+            {
+                "eval/success": result.success,
+                "eval/success_low": low,
+                "eval/success_high": high,
+                "eval/return_mean": result.return_mean,
+                "eval/turns_mean": result.turns_mean,
+            },
+        )
+        self.display.say(
+            f"update {self.update}: held-out success {result.success:.3f} "
+            f"(95% {low:.2f}-{high:.2f}, {len(outcomes)} tasks) after {self.totals.training_seconds:.0f} s of training"
+        )
+        if self.best is None or result.success > self.best["success"]:
+            self.best = dict(self.after)
+            self.store.save_best(self.update, self.policy.model, self.policy.tokenizer, {"evaluation": self.after})
+
+    def _save(self) -> None:
+        state = {
+            "optimizer_steps": self.learner.num_steps,
+            "totals": asdict(self.totals),
+            "before": self.before,
+            "after": self.after,
+            "best": self.best,
+        }
+        self.store.save(self.update, self.policy.model, self.policy.tokenizer, self.learner.optimizer, state)
+
+    def _finish(self, status: str) -> dict[str, Any]:
+        c = self.config
+        assert self.before is not None
+        assert self.after is not None
+        assert self.best is not None
+        summary = {
+            "status": status,
+            "env": c.env.name,
+            "algorithm": c.algorithm["name"],
+            "model": c.model.path or c.model.kind,
+            "seed": c.seed,
+            "updates": self.update,
+            "panel": {"hash": self.panel.hash, "name": self.panel.name, "num_tasks": len(self.panel.tasks)},
+            "before": self.before,
+            "after": self.after,
+            "best": self.best,
+            **asdict(self.totals),
+        }
+        self.folder.write_summary(summary)
+        self.board.hyperparameters(
+            _hyperparameters(c),
+            {"final/success": self.after["success"], "final/best_success": self.best["success"]},
+        )
+        self.board.close()
+        self.runner.close()
+        self.display.say(_result(summary, c))
+        return summary
+
+
+def _hyperparameters(c: TrainConfig) -> dict[str, Any]:
+    values = {f"algorithm.{k}": v for k, v in c.algorithm.items() if k != "name"}
+    values |= {"env": c.env.name, "algorithm": c.algorithm["name"], "model": c.model.path or c.model.kind}
+    values |= {"seed": c.seed, "lr": c.optim.lr, "epochs": c.optim.epochs, "group_size": c.group_size}
+    return values | {"groups_per_update": c.groups_per_update, "context": c.context.kind, "updates": c.num_updates}
+
+
+def _result(summary: dict[str, Any], c: TrainConfig) -> str:
+    before, after = summary["before"], summary["after"]
+    lines = [
+        f"{summary['status']}: {summary['updates']} updates, {summary['training_seconds']:.0f} s of training "
+        f"(+ {summary['warm_start_seconds']:.0f} s warm start, {summary['evaluation_seconds']:.0f} s evaluation)",
+        f"held-out success {before['success']:.3f} [{before['success_low']:.2f}, {before['success_high']:.2f}] -> "
+        f"{after['success']:.3f} [{after['success_low']:.2f}, {after['success_high']:.2f}] on {before['num_tasks']} tasks "
+        f"(best {summary['best']['success']:.3f} at update {summary['best']['update']})",
+    ]
+    if summary["status"] == "interrupted":
+        lines.append(f"Go on with: python -m agentgrpo train run_dir={c.run_dir} resume=true")
+    lines.append(f"Curves:   tensorboard --logdir {c.run_dir}")
+    lines.append(f"Watch it: python -m agentgrpo play run_dir={c.run_dir}")
+    return "\n".join(lines)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+@contextmanager
+def _interrupt_flag(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a flag, so that an update is never left half done; the second one stops at once."""
+    count = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt
+        say("Ctrl-C: finishing this update, then writing a checkpoint. Press again to stop at once.")
+
+    try:
+        previous = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread, where signals cannot be handled
+        yield lambda: False
+        return
+    try:
+        yield lambda: count > 0
+    finally:
+        signal.signal(signal.SIGINT, previous)
