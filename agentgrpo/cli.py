@@ -84,7 +84,15 @@ def _train_one(overrides: Sequence[str]) -> int:
 
 def _refuse_changes(saved: DictConfig, config: DictConfig) -> None:
     # More updates, and how often things are looked at or kept, change nothing about the updates themselves.
-    allowed = ("resume", "num_updates", "run_dir", "checkpoint.every", "checkpoint.keep", "log.every", "log.trajectories")
+    allowed = (
+        "resume",
+        "num_updates",
+        "run_dir",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "log.every",
+        "log.trajectories",
+    )
     changed = composing.differences(saved, config, allowed)
     if changed:
         raise ValueError(

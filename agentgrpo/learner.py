@@ -29,6 +29,7 @@ class _StepResult:
     loss: float
     sums: dict[str, float]
     tokens: int
+    """Policy tokens that were computed."""
     grad_norm: float
     gap_max: float
 
@@ -83,33 +84,40 @@ class Learner:
     ) -> dict[str, float]:
         """``epochs`` passes over the sequences of one round, in ``minibatches`` optimiser steps each.
 
-        An update whose advantages are all 0 does not touch the weights: Adam would scale momentum and any tiny term up
-        to a full step.
+        A minibatch whose advantages are all 0 does not touch the weights: Adam would scale momentum and any tiny term
+        up to a full step. For the same reason sequences without any advantage are counted, but not computed, where
+        the loss has no other term: they add exactly 0.
 
         Args:
             coordinates: names this update's data order.
         Returns:
             metrics: means over policy tokens and steps.
         """
-        signal = algorithm.needs_reference or any(a != 0 for s in items for a in s.advantages)
-        if not items or not signal:
-            return {"loss/skipped": 1.0}
         steps: list[_StepResult] = []
         for epoch in range(self._config.epochs):
             order = permutation(len(items), *coordinates, "order", epoch)
             size = math.ceil(len(items) / self._config.minibatches)
             for start in range(0, len(items), size):
                 part = [items[i] for i in sorted(order[start : start + size])]
-                steps.append(self._step(part, algorithm.loss, self._rate(), with_reference=algorithm.needs_reference))
-                self.num_steps += 1
+                signal = [s for s in part if any(s.advantages)]
+                if signal:
+                    counts = packing.count(part, self._max_length)
+                    computed = part if algorithm.needs_reference else signal
+                    rate = self._rate()
+                    steps.append(self._step(computed, algorithm.loss, counts, rate, algorithm.needs_reference))
+                    self.num_steps += 1
+        return self._metrics(steps)
+
+    def _metrics(self, steps: Sequence[_StepResult]) -> dict[str, float]:
+        if not steps:
+            return {"loss/skipped": 1.0}
         tokens = sum(s.tokens for s in steps)
-        names = steps[0].sums
-        metrics = {name: sum(s.sums[name] for s in steps) / max(tokens, 1) for name in names if "/" in name}
+        metrics = {name: sum(s.sums[name] for s in steps) / tokens for name in steps[0].sums if "/" in name}
         metrics["loss/policy"] = sum(s.loss for s in steps) / len(steps)
         metrics["loss/grad_norm"] = sum(s.grad_norm for s in steps) / len(steps)
         metrics["loss/skipped"] = 0.0
         # The gap is taken where the weights are still those that sampled: the first step.
-        metrics["sampler/logprob_gap_mean"] = steps[0].sums["gap"] / max(steps[0].tokens, 1)
+        metrics["sampler/logprob_gap_mean"] = steps[0].sums["gap"] / steps[0].tokens
         metrics["sampler/logprob_gap_max"] = steps[0].gap_max
         return metrics
 
@@ -125,14 +133,18 @@ class Learner:
         def cross_entropy(logprobs: Tensor, batch: Batch, denominators: Denominators) -> LossOutput:
             return LossOutput(-torch.where(batch.action_mask, logprobs, 0.0).sum() / denominators.tokens, {})
 
-        return self._step(items, cross_entropy, lr, with_reference=False).loss
+        return self._step(items, cross_entropy, packing.count(items, self._max_length), lr, with_reference=False).loss
 
     # --- one optimiser step ---------------------------------------------------------------------------------------
 
     def _step(
-        self, items: Sequence[TokenSequence], loss: LossFunction, lr: float, *, with_reference: bool
+        self,
+        items: Sequence[TokenSequence],
+        loss: LossFunction,
+        denominators: Denominators,
+        lr: float,
+        with_reference: bool,
     ) -> _StepResult:
-        denominators = packing.count(items, self._max_length)
         total, sums, gap_max = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0
         self.optimizer.zero_grad(set_to_none=True)
         for packed in packing.pack(items, self._config.micro_batch_tokens):
@@ -161,7 +173,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        return _StepResult(total, sums, denominators.tokens, float(norm), gap_max)
+        return _StepResult(total, sums, sum(len(s.action_index) for s in items), float(norm), gap_max)
 
     def logprobs(self, batch: Batch, model: PreTrainedModel | None = None) -> Tensor:
         """(B, T) float32 log-probabilities of the batch's policy tokens, 0 on padding."""

@@ -173,7 +173,9 @@ class Trainer:
         collected = time.monotonic()
         advantages = self.algorithm.batch_advantages(groups)
         items = [
-            s for g, a in zip(groups, advantages, strict=True) for t, x in zip(g, a, strict=True)
+            s
+            for g, a in zip(groups, advantages, strict=True)
+            for t, x in zip(g, a, strict=True)
             for s in packing.sequences(t, x)
         ]
         metrics = rollout_metrics(groups) | self.learner.update(items, self.algorithm, (c.seed, self.update))

@@ -1,0 +1,182 @@
+"""Alignment of tokens, positions and log-probabilities, by hand and against sampler and a full forward pass."""
+
+import math
+from collections.abc import Sequence as Seq
+
+import pytest
+import torch
+from helpers import CHATML, optim_config, reference_logprobs, tiny_llama, tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentgrpo.context import ChatFormat, make_conversation
+from agentgrpo.learner import Learner
+from agentgrpo.packing import count, pack, sequences
+from agentgrpo.samplers.base import SamplingParams
+from agentgrpo.samplers.transformers import TransformersSampler
+from agentgrpo.seeding import derive
+from agentgrpo.types import Denominators, RolloutStatus, Sequence, Step, StopReason, Trajectory
+
+EXAMPLE = Trajectory(
+    (
+        Step("a", prompt_ids=(1, 40, 41), action_ids=(15, 2), logprobs=(-1.2, -0.1)),
+        Step("b", prompt_ids=(3, 42), starts_sequence=False, action_ids=(17,), logprobs=(-0.7,)),
+    )
+)
+WINDOWS = Trajectory(
+    (
+        Step("a", prompt_ids=(1, 40), action_ids=(15, 2), logprobs=(-1.2, -0.1)),
+        Step("b", prompt_ids=(1, 40, 15, 42), action_ids=(17,), logprobs=(-0.7,)),
+    )
+)
+ADVANTAGES = torch.tensor([0.5, -1.0])
+
+
+def made_up(length: int, actions: int) -> Sequence:
+    """A sequence whose last tokens are the policy's."""
+    index = tuple(range(length - actions, length))
+    return Sequence(tuple(range(length)), index, (-0.5,) * actions, (1.0,) * actions)
+
+
+def test_transcript_by_hand() -> None:
+    #           position  0   1   2   3  4  5   6   7
+    assert sequences(EXAMPLE, ADVANTAGES) == [
+        Sequence((1, 40, 41, 15, 2, 3, 42, 17), (3, 4, 7), (-1.2, -0.1, -0.7), (0.5, 0.5, -1.0))
+    ]
+
+
+def test_window_gives_a_sequence_per_turn() -> None:
+    assert sequences(WINDOWS, ADVANTAGES) == [
+        Sequence((1, 40, 15, 2), (2, 3), (-1.2, -0.1), (0.5, 0.5)),
+        Sequence((1, 40, 15, 42, 17), (4,), (-0.7,), (-1.0,)),
+    ]
+
+
+@pytest.mark.parametrize("status", [RolloutStatus.ENV_ERROR, RolloutStatus.ENV_TIMEOUT])
+def test_crashed_episodes_teach_nothing(status: RolloutStatus) -> None:
+    assert sequences(Trajectory(EXAMPLE.steps, status), ADVANTAGES) == []
+
+
+@pytest.mark.parametrize("status", [RolloutStatus.TURN_LIMIT, RolloutStatus.CONTEXT_LIMIT])
+def test_truncated_episodes_do_teach(status: RolloutStatus) -> None:
+    assert len(sequences(Trajectory(EXAMPLE.steps, status), ADVANTAGES)) == 1
+
+
+def test_an_episode_without_steps_gives_none() -> None:
+    assert sequences(Trajectory((), RolloutStatus.CONTEXT_LIMIT), torch.zeros(0)) == []
+
+
+def test_advantages_must_match_the_steps() -> None:
+    with pytest.raises(ValueError, match="Got 1 advantages for 2 steps"):
+        sequences(EXAMPLE, torch.zeros(1))
+
+
+def test_a_token_is_predicted_from_the_position_before_it() -> None:
+    (batch,) = pack(sequences(EXAMPLE, ADVANTAGES), 100)
+    assert batch.predictor.tolist() == [[2, 3, 6]]
+    assert batch.targets.tolist() == [[15, 2, 17]]
+
+
+def test_batch_of_two_rows_by_hand() -> None:
+    (batch,) = pack(sequences(WINDOWS, ADVANTAGES), 100)  # the longer first
+    assert batch.layout.token_ids.tolist() == [[1, 40, 15, 42, 17], [1, 40, 15, 2, 0]]
+    assert batch.layout.positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0]]
+    assert batch.layout.attention_mask is None
+    assert batch.predictor[batch.action_mask].tolist() == [3, 6, 7]  # the second row starts at 5
+    assert batch.targets[batch.action_mask].tolist() == [17, 15, 2]
+    assert batch.action_mask.tolist() == [[True, False], [True, True]]
+    torch.testing.assert_close(batch.old_logprobs, torch.tensor([[-0.7, 0.0], [-1.2, -0.1]]))
+    assert batch.advantages.tolist() == [[-1.0, 0.0], [0.5, 0.5]]
+
+
+def test_denominators() -> None:
+    items = [made_up(5, 2), made_up(9, 3), made_up(4, 0)]
+    assert count(items, 7) == Denominators(sequences=2, tokens=5, max_length=7)
+
+
+def test_a_budget_below_the_longest_episode_names_the_smallest_that_works() -> None:
+    items = [made_up(5, 2), made_up(9, 3)]
+    with pytest.raises(ValueError, match=r"optim.micro_batch_tokens=8 .* 9 tokens. Set it to 9 or more"):
+        pack(items, 8)
+    assert len(pack(items, 9)) == 2
+
+
+def test_nothing_gives_no_batches() -> None:
+    assert pack([], 10) == []
+
+
+@given(st.lists(st.integers(2, 20), min_size=1, max_size=12), st.integers(20, 80))
+@settings(max_examples=20, deadline=None)
+def test_padded_cost_stays_within_the_budget_and_nothing_is_lost(lengths: list[int], budget: int) -> None:
+    batches = pack([made_up(length, 1 + length % 2) for length in lengths], budget)
+    assert all(batch.layout.token_ids.numel() <= budget for batch in batches)
+    rows = [int(row.max()) + 1 for batch in batches for row in batch.layout.positions]
+    assert sorted(rows) == sorted(lengths)
+    assert sum(int(b.action_mask.sum()) for b in batches) == sum(1 + length % 2 for length in lengths)
+
+
+# --- the same log-probabilities everywhere ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatFormat:
+    return ChatFormat(tiny_tokenizer(CHATML))
+
+
+def play(chat: ChatFormat, kind: str, temperature: float, model: torch.nn.Module) -> Trajectory:
+    """Two turns of a random policy, whose text is no text that the tokenizer would write."""
+    sampler = TransformersSampler(model, [chat.end_id], cache_gb=0.1)
+    talk = make_conversation(chat, kind, 2)  # type: ignore[arg-type]
+    steps = []
+    for turn, observation in enumerate(["You see a wall.", "You see a door."]):
+        prompt_ids, starts = talk.observe(observation)
+        (answer,) = sampler.generate([talk.prompt], [SamplingParams(6, temperature, derive(turn))])
+        action = chat.decode(answer.token_ids)
+        talk.answer(answer.token_ids, action)
+        steps.append(
+            Step(
+                observation,
+                action=action,
+                prompt_ids=prompt_ids,
+                starts_sequence=starts,
+                action_ids=answer.token_ids,
+                logprobs=answer.logprobs,
+                stop_reason=answer.stop_reason,
+            )
+        )
+    assert any(chat.encode(s.action) != s.action_ids for s in steps)
+    assert any(s.stop_reason is StopReason.LENGTH for s in steps)
+    return Trajectory(tuple(steps))
+
+
+def flat(items: Seq[Sequence], model: torch.nn.Module, temperature: float) -> torch.Tensor:
+    """(N,) the learner's log-probabilities in the order of the items, one batch for all."""
+    learner = Learner(model, optim_config(), precision="fp32", temperature=temperature, max_length=1)
+    ordered = sorted(items, key=lambda s: -len(s.token_ids))
+    (batch,) = pack(ordered, 10_000)
+    with torch.no_grad():
+        return learner.logprobs(batch)[batch.action_mask].double()
+
+
+@pytest.mark.parametrize("kind", ["transcript", "window"])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_learner_sampler_and_full_forward_pass_agree(chat: ChatFormat, kind: str, temperature: float) -> None:
+    model = tiny_llama(len(chat.tokenizer))
+    items = sequences(play(chat, kind, temperature, model), ADVANTAGES)
+    assert len(items) == (1 if kind == "transcript" else 2)
+    items.sort(key=lambda s: -len(s.token_ids))
+    expected = torch.cat([reference_logprobs(model, s.token_ids, s.action_index, temperature) for s in items])
+    learnt = flat(items, model, temperature)
+    sampled = torch.tensor([value for s in items for value in s.logprobs], dtype=torch.float64)
+    torch.testing.assert_close(learnt, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sampled, expected, atol=1e-4, rtol=0)
+
+
+def test_padding_is_zero_in_the_learners_logprobs() -> None:
+    model = tiny_llama()
+    learner = Learner(model, optim_config(), precision="fp32", temperature=1.0, max_length=1)
+    (batch,) = pack([made_up(9, 3), made_up(5, 1)], 100)
+    values = learner.logprobs(batch).detach()
+    assert values.shape == (2, 3)
+    assert values[1, 1:].tolist() == [0.0, 0.0]
+    assert math.isfinite(float(values.sum()))
