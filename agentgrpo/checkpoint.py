@@ -1,4 +1,4 @@
-"""Checkpoints: an ordinary model folder, the optimiser as safetensors, the rest as JSON. Written whole or not at all."""
+"""Checkpoints: an ordinary model folder, the optimiser as safetensors, the rest as JSON. Written whole or not."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class CheckpointStore:
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest complete checkpoint, and a sentence for each newer one that is damaged."""
-        complaints = []
+        complaints: list[str] = []
         for folder in reversed(self._numbered()):
             try:
                 return read(folder), complaints

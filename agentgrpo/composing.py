@@ -67,7 +67,8 @@ def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Dic
             key = override.key_or_group
             if key == "experiment":
                 raise ValueError(
-                    f"experiment={override.value()} cannot be laid over the run in {fresh.run_dir}: leave it out, the run "
+                    f"experiment={override.value()} cannot be laid over the run in {fresh.run_dir}: "
+                    f"leave it out, the run "
                     "knows its own configuration. Single keys can be given."
                 )
             OmegaConf.update(config, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
@@ -112,7 +113,8 @@ def _check_names(default: DictConfig, overrides: Sequence[Override]) -> None:
                     )
         elif not override.is_add() and not override.is_delete() and key not in keys and not _of_group(key):
             raise ValueError(
-                f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg job` prints all of "
+                f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg "
+                f"job` prints all of "
                 f"them; a key that only your own environment or algorithm knows is added with +{key}=..."
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,22 @@ class EnvConfig:
     instructions: str = ""
     action_pattern: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.action_pattern is None:
+            return
+        try:
+            groups = re.compile(self.action_pattern).groups
+        except re.error as error:
+            raise ValueError(
+                f"env.action_pattern={self.action_pattern!r} is no regular expression: {error}."
+            ) from error
+        if groups < 1:
+            raise ValueError(
+                f"env.action_pattern={self.action_pattern!r} has no group, so it does not say which part "
+                f"is the action. "
+                "Put the action in parentheses, e.g. '<action>(.*?)</action>'."
+            )
+
 
 @dataclass
 class ModelConfig:
@@ -60,7 +77,8 @@ class ModelConfig:
         _at_least("model.context_length", self.context_length, 16)
         if self.hidden_size <= 0 or self.hidden_size % (2 * self.num_heads):
             raise ValueError(
-                f"model.hidden_size must be a multiple of 2 * model.num_heads, got {self.hidden_size} and {self.num_heads}."
+                f"model.hidden_size must be a multiple of 2 * model.num_heads, got {self.hidden_size} "
+                f"and {self.num_heads}."
             )
 
 
@@ -230,7 +248,8 @@ def build_algorithm(config: TrainConfig) -> tuple[Algorithm, list[str]]:
     algorithm = cls(**{k: v for k, v in values.items() if k in known})
     if config.group_size < cls.min_group_size:
         raise ValueError(
-            f"group_size={config.group_size} gives no signal with algorithm {name!r}: it compares the members of a group "
+            f"group_size={config.group_size} gives no signal with algorithm {name!r}: it compares the "
+            f"members of a group "
             f"with each other. Set group_size to {cls.min_group_size} or more; 8 is usual."
         )
     return algorithm, ignored

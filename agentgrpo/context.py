@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
-Kind = Literal["transcript", "window"]
 
 # Probes that templates are known to treat specially: reasoning is cut from earlier turns, white space is stripped.
 _PROBES = ("ok", "<think>\nhm\n</think>\n\nok", " ok\n")
@@ -30,8 +28,10 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, instructions: str = "") -> None:
         if not tokenizer.chat_template:
             raise ValueError(
-                f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, so there is no way to tell the turns "
-                "of a conversation apart. Choose an instruction-tuned model, or set tokenizer.chat_template and save it "
+                f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, so there is no way "
+                f"to tell the turns "
+                "of a conversation apart. Choose an instruction-tuned model, or set "
+                "tokenizer.chat_template and save it "
                 "to the model folder."
             )
         if tokenizer.eos_token_id is None:
@@ -144,14 +144,16 @@ def _between(chat: ChatFormat) -> str:
     """Text between an end-of-turn token and the next answer, with a mark for the observation."""
     if not chat.prefix_preserving():
         raise ValueError(
-            f"The chat template of {chat.tokenizer.name_or_path!r} is not prefix-preserving: it rewrites earlier turns when "
+            f"The chat template of {chat.tokenizer.name_or_path!r} is not prefix-preserving: it rewrites "
+            f"earlier turns when "
             "later ones are added, so one growing transcript would not be what the model is prompted with. "
             "Use context.kind=window, where every turn is a fresh prompt."
         )
     suffix, end = chat.turn_suffix(), str(chat.tokenizer.eos_token)
     if not suffix.startswith(end):
         raise ValueError(
-            f"The chat template of {chat.tokenizer.name_or_path!r} closes an answer with {suffix[:20]!r}, not with its eos "
+            f"The chat template of {chat.tokenizer.name_or_path!r} closes an answer with "
+            f"{suffix[:20]!r}, not with its eos "
             f"token {end!r}, so the policy could not end its turn. Set eos_token to the token that ends a turn, or use "
             "context.kind=window."
         )
@@ -190,6 +192,6 @@ class Window(Conversation):
         return "\n".join([*lines, self._observations[now]])
 
 
-def make_conversation(chat: ChatFormat, kind: Kind, window_turns: int) -> Conversation:
-    """A conversation for one episode."""
+def make_conversation(chat: ChatFormat, kind: str, window_turns: int) -> Conversation:
+    """A conversation for one episode, of a kind that the configuration allows: ``transcript`` or ``window``."""
     return Transcript(chat) if kind == "transcript" else Window(chat, window_turns)

@@ -28,23 +28,36 @@ class _Abandoned(BaseException):
 
 
 class _Job(Generic[T]):
-    """Calls that one thread makes one after the other."""
+    """Calls that one thread makes one after the other, until they are done or given up."""
 
     def __init__(self, calls: Sequence[Callable[[], T]]) -> None:
-        self.calls = calls
-        self.results: list[T | Failure] = []
+        self._calls = calls
+        self._results: list[T | Failure] = []
+        self._lock = threading.Lock()
+        self._given_up = False
         self.started = time.monotonic()
         self.done = threading.Event()
 
-    def run(self) -> None:
-        for call in self.calls:
+    def run(self) -> bool:
+        """Makes the calls; False when the job was given up meanwhile, and its thread with it."""
+        for call in self._calls:
             self.started = time.monotonic()
             try:
                 result: T | Failure = call()
-            except Exception:
+            except BaseException:  # SystemExit, too, is the environment's affair and not the run's
                 result = Failure(traceback.format_exc())
-            self.results.append(result)
+            with self._lock:
+                if self._given_up:
+                    return False
+                self._results.append(result)
         self.done.set()
+        return True
+
+    def give_up(self) -> list[T | Failure]:
+        """Ends the job; the results so far. A call that returns after this is not counted."""
+        with self._lock:
+            self._given_up = True
+            return self._results
 
 
 class DeadlineRunner:
@@ -66,11 +79,10 @@ class DeadlineRunner:
         while len(results) < len(calls):
             job = _Job(calls[len(results) :])
             self._submit(job)  # type: ignore[arg-type]
-            timed_out = not self._wait(job)
-            if timed_out:
+            in_time = self._wait(job)
+            results += job.give_up()
+            if not in_time and len(results) < len(calls):
                 self._abandon()
-            results += job.results[: len(calls) - len(results)]
-            if timed_out:
                 results.append(Failure(f"No answer within {self.timeout:g} s.", timed_out=True))
         return results
 
@@ -97,7 +109,7 @@ class DeadlineRunner:
 
 def _serve(jobs: queue.SimpleQueue[_Job[object] | None]) -> None:
     try:
-        while (job := jobs.get()) is not None:
-            job.run()
+        while (job := jobs.get()) is not None and job.run():
+            pass
     except _Abandoned:
         return

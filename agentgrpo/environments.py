@@ -24,7 +24,7 @@ def make_env(config: EnvConfig) -> Env:
     importlib.import_module("agentgrpo.envs")
     try:
         return gym.make(config.id, disable_env_checker=True, **config.kwargs)
-    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
+    except (gym.error.Error, ModuleNotFoundError) as error:
         if isinstance(error, ModuleNotFoundError) and ":" not in config.id:
             raise ValueError(f"Environment {config.id!r} needs a package that is not installed: {error}.") from error
         ours = sorted(name for name in gym.registry if name.startswith("agentgrpo/"))
@@ -41,6 +41,7 @@ def checked_reset(env: Env, seed: int, noise_seed: int) -> tuple[str, dict[str, 
     """``env.reset`` whose observation is certainly a text."""
     observation, info = env.reset(seed=seed, options={"noise_seed": noise_seed})
     _check_text("reset", observation)
+    _check_info("reset", info)
     return observation, info
 
 
@@ -53,12 +54,18 @@ def checked_step(env: Env, action: str) -> StepResult:
         )
     observation, reward, terminated, truncated, info = result
     _check_text("step", observation)
+    _check_info("step", info)
     return observation, _number(reward), bool(terminated), bool(truncated), info
 
 
 def _check_text(method: str, observation: object) -> None:
     if not isinstance(observation, str):
         raise TypeError(f"{method}() returned a {type(observation).__name__} as observation; it must return a str.")
+
+
+def _check_info(method: str, info: object) -> None:
+    if not isinstance(info, dict):
+        raise TypeError(f"{method}() returned a {type(info).__name__} as info; it must return a dict.")
 
 
 def _number(reward: SupportsFloat) -> float:

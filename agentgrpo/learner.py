@@ -96,7 +96,7 @@ class Learner:
         steps: list[_StepResult] = []
         for epoch in range(self._config.epochs):
             order = permutation(len(items), *coordinates, "order", epoch)
-            size = math.ceil(len(items) / self._config.minibatches)
+            size = max(1, math.ceil(len(items) / self._config.minibatches))
             for start in range(0, len(items), size):
                 part = [items[i] for i in sorted(order[start : start + size])]
                 signal = [s for s in part if any(s.advantages)]
@@ -161,14 +161,15 @@ class Learner:
                 gap = torch.where(batch.action_mask, (logprobs - batch.old_logprobs).abs(), 0.0)
                 gap_max = max(gap_max, float(gap.max()))
                 sums["gap"] += float(gap.sum())
-                # -log p of what was sampled is an unbiased estimate of the entropy, as long as sampler and policy agree.
+                # -log p of a sampled token estimates the entropy without bias while sampler and policy agree.
                 sums["loss/entropy"] -= float(torch.where(batch.action_mask, logprobs, 0.0).sum())
                 for name, value in output.sums.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"The gradient is {float(norm)} at optimiser step {self.num_steps}. Lower optim.lr, or use model.precision=fp32."
+                f"The gradient is {float(norm)} at optimiser step {self.num_steps}. Lower optim.lr, or "
+                f"use model.precision=fp32."
             )
         for group in self.optimizer.param_groups:
             group["lr"] = lr

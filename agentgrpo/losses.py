@@ -93,11 +93,9 @@ def aggregate(token_loss: Tensor, action_mask: Tensor, mode: Aggregation, denomi
 
 def _check_shapes(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, action_mask: Tensor) -> None:
     shapes = [tuple(x.shape) for x in (logprobs, old_logprobs, advantages, action_mask)]
-    try:
-        broadcast = torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        broadcast = torch.Size()
-    if tuple(broadcast) != shapes[0]:
+    rows, columns = shapes[0] if len(shapes[0]) == 2 else (-1, -1)
+    whole, per_row = (rows, columns), (rows, 1)
+    if shapes[1] != whole or shapes[3] != whole or shapes[2] not in (whole, per_row):
         raise ValueError(
             "logprobs, old_logprobs, advantages and action_mask must be (B, T), or (B, 1) for advantages; "
             f"got {', '.join(map(str, shapes))}."

@@ -50,7 +50,8 @@ def check_path(config: ModelConfig) -> None:
         raise ValueError(f"model.path={config.path}: no such folder. Make it with: {_FETCHED[config.path]}")
     if len(folder.parts) != 2 or config.path.startswith((".", "/", "~")) or folder.parent.is_dir():
         raise ValueError(
-            f"model.path={config.path}: no such folder (looked in {Path.cwd()}). Name a folder that holds config.json and "
+            f"model.path={config.path}: no such folder (looked in {Path.cwd()}). Name a folder that "
+            f"holds config.json and "
             "model.safetensors, or a hub model as 'owner/name'."
         )
 

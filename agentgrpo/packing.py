@@ -62,7 +62,8 @@ def pack(items: Seq[Sequence], budget: int) -> list[Batch]:
         )
     # Neighbours in length share a micro-batch, so that little of it is padding.
     ordered = sorted(items, key=lambda s: -len(s.token_ids))
-    batches, part = [], []
+    batches: list[Batch] = []
+    part: list[Sequence] = []
     for item in ordered:
         if part and (len(part) + 1) * len(part[0].token_ids) > budget:
             batches.append(_batch(part))

@@ -62,7 +62,7 @@ def token_logprobs(model: PreTrainedModel, states: Tensor, targets: Tensor, temp
         return chunk(states, targets)
     parts = [
         checkpoint(chunk, part, ids, use_reentrant=False, preserve_rng_state=False)
-        for part, ids in zip(states.split(_CHUNK), targets.split(_CHUNK), strict=True)
+        for part, ids in zip(torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True)
     ]
     return torch.cat(parts)
 
@@ -81,7 +81,8 @@ def check_head(model: PreTrainedModel) -> None:
     if not torch.allclose(whole, ours, rtol=1e-3, atol=1e-3):
         raise ValueError(
             f"{type(model).__name__} changes its logits after the output head (soft-capping or scaling, say), so "
-            f"log-probabilities would be wrong by up to {float((whole - ours).abs().max()):.3g} nats before the softmax. "
+            f"log-probabilities would be wrong by up to {float((whole - ours).abs().max()):.3g} nats "
+            f"before the softmax. "
             "Choose a model without, e.g. of the Llama, Qwen or GPT-NeoX family."
         )
 

@@ -60,7 +60,10 @@ def _imported(name: str) -> type[Algorithm]:
             "Run from the folder that holds it, or put that folder on PYTHONPATH."
         ) from error
     # A registered name in that module serves as well as the class's own: both stand in the user's file.
-    found = getattr(module, attribute, None) or _ALGORITHMS.get(attribute)
+    found = getattr(module, attribute, None)
+    registered = _ALGORITHMS.get(attribute)
+    if found is None and registered is not None and registered.__module__ == module.__name__:
+        found = registered
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Algorithm)]
         raise ValueError(

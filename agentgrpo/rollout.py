@@ -24,7 +24,7 @@ class Task:
     seed: int
     """Given to ``env.reset``, the same for all members of the group."""
     coordinates: tuple[int | str, ...]
-    """Names the task's randomness: with slot, turn and position they give every uniform that its tokens are drawn with."""
+    """Names the task's randomness: with slot, turn and position they give every uniform that a token is drawn with."""
 
 
 @dataclass(slots=True)
@@ -221,4 +221,5 @@ class RolloutRunner:
 
     def _read_action(self, text: str) -> str:
         match = self._action.search(text) if self._action else None
-        return (match[1] if match else text).strip()
+        # The last group that took part, so that alternatives may have one each.
+        return (match[match.lastindex] if match and match.lastindex else text).strip()

@@ -19,7 +19,7 @@ _PACKAGES = ("agentgrpo", "torch", "transformers", "tokenizers", "gymnasium", "n
 
 
 class RunFolder:
-    """``config.yaml``, ``versions.json``, ``metrics.jsonl``, ``evaluations.jsonl``, ``trajectories/``, ``summary.json``."""
+    """The configuration, versions, ``metrics.jsonl``, ``evaluations.jsonl``, ``trajectories/``, ``summary.json``."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -55,7 +55,8 @@ class RunFolder:
         """
         if self.holds_run():
             raise ValueError(
-                f"run_dir={self.path} already holds a run. Go on with it: resume=true. Or choose another run_dir=..., or "
+                f"run_dir={self.path} already holds a run. Go on with it: resume=true. Or choose another "
+                f"run_dir=..., or "
                 "delete the folder."
             )
         if self.path.is_dir() and any(self.path.iterdir()):

@@ -52,8 +52,10 @@ class TensorBoard:
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """One row of the HPARAMS tab, in the run's own event file so that the row carries the run's name."""
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in values.items()}
+        # SummaryWriter.add_hparams would open a second folder for this.
+        writer: Any = self._writer.file_writer
         for summary in hparams(plain, dict(metrics)):
-            self._writer.file_writer.add_summary(summary)
+            writer.add_summary(summary)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value)
 

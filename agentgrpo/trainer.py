@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import environments, models, packing, policy
+from agentgrpo import environments, models, packing
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer
 from agentgrpo.config import TrainConfig, build_algorithm, parse
@@ -298,7 +297,8 @@ def _result(summary: dict[str, Any], c: TrainConfig) -> str:
         f"{summary['status']}: {summary['updates']} updates, {summary['training_seconds']:.0f} s of training "
         f"(+ {summary['warm_start_seconds']:.0f} s warm start, {summary['evaluation_seconds']:.0f} s evaluation)",
         f"held-out success {before['success']:.3f} [{before['success_low']:.2f}, {before['success_high']:.2f}] -> "
-        f"{after['success']:.3f} [{after['success_low']:.2f}, {after['success_high']:.2f}] on {before['num_tasks']} tasks "
+        f"{after['success']:.3f} [{after['success_low']:.2f}, {after['success_high']:.2f}] on "
+        f"{before['num_tasks']} tasks "
         f"(best {summary['best']['success']:.3f} at update {summary['best']['update']})",
     ]
     if summary["status"] == "interrupted":

@@ -64,7 +64,8 @@ class MixedPlayer:
         if not admissible:
             raise ValueError(
                 "it has neither oracle_actions() nor info['admissible_actions'], so there is nobody to imitate. "
-                "Give it one of them, or start from a model that needs no warm start: warm_start.episodes=0 model=smollm2."
+                "Give it one of them, or start from a model that needs no warm start: "
+                "warm_start.episodes=0 model=smollm2."
             )
         return str(rng.choice(list(admissible)))
 

@@ -148,10 +148,11 @@ def test_kl_pulls_back_to_the_reference() -> None:
     one = learner(optim_config(lr=1e-2, epochs=2))
     one.freeze_reference()
     one.update(items(), GRPO(), (0,))
-    away = one.update(items(advantage=0.0), GRPO(kl_coef=1.0), (1,))["loss/ref_kl"]
+    # An advantage too small to matter: without any, there would be no step.
+    away = one.update(items(advantage=1e-6), GRPO(kl_coef=1.0), (1,))["loss/ref_kl"]
     one.reset_optimizer()
     for round_ in range(10):
-        back = one.update(items(advantage=0.0), GRPO(kl_coef=1.0), (2 + round_,))["loss/ref_kl"]
+        back = one.update(items(advantage=1e-6), GRPO(kl_coef=1.0), (2 + round_,))["loss/ref_kl"]
     assert 0 <= back < away / 2
 
 

@@ -43,7 +43,8 @@ def attention_forward(
     # Without a mask several queries mean causal attention, which SDPA knows about and the products below do not.
     causal = attention_mask is None and queries > 1
     if causal or queries > MAX_QUERIES or torch.is_grad_enabled() or kwargs.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return out, None
     kv_heads, keys = key.shape[1], key.shape[2]
     grouped = query.reshape(batch, kv_heads, -1, width) * (width**-0.5 if scaling is None else scaling)
     scores = (grouped @ key.transpose(2, 3)).view(batch, kv_heads, -1, queries, keys)  # (B, K, H / K, Q, S)

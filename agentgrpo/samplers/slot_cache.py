@@ -36,23 +36,23 @@ class SlotCache(Cache):
         """Bytes that one token of one slot takes, over all layers."""
         return 2 * self._num_layers * self._heads * self._width * self._dtype.itemsize
 
-    def reserve(self, num_slots: int, num_columns: int) -> None:
-        """Grows the storage where it is smaller; what it holds stays."""
-        if num_slots <= self.num_slots and num_columns <= self.num_columns:
+    def resize(self, num_slots: int, num_columns: int) -> None:
+        """Grows or shrinks the storage; what fits stays."""
+        if (num_slots, num_columns) == (self.num_slots, self.num_columns):
             return
-        slots = max(num_slots, self.num_slots)
-        # Powers of two, so that an episode that grows by the token is copied a few times only.
-        columns = max(2 ** (num_columns - 1).bit_length(), self.num_columns)
+        slots, columns = min(num_slots, self.num_slots), min(num_columns, self.num_columns)
         for tensors in (self._keys, self._values):
             for layer in range(self._num_layers):
                 # Zeros, not empty: a masked column still enters the product, and 0 * NaN is NaN.
-                grown = torch.zeros(slots, self._heads, columns, self._width, dtype=self._dtype, device=self._device)
+                new = torch.zeros(
+                    num_slots, self._heads, num_columns, self._width, dtype=self._dtype, device=self._device
+                )
                 if layer < len(tensors):
-                    grown[: self.num_slots, :, : self.num_columns] = tensors[layer]
-                    tensors[layer] = grown
+                    new[:slots, :, :columns] = tensors[layer][:slots, :, :columns]
+                    tensors[layer] = new
                 else:
-                    tensors.append(grown)
-        self.num_slots, self.num_columns = slots, columns
+                    tensors.append(new)
+        self.num_slots, self.num_columns = num_slots, num_columns
 
     def clear(self) -> None:
         """Drops the storage. Its size must not outlive a weight update: strides can change how products round."""

@@ -22,6 +22,20 @@ from agentgrpo.samplers.slot_cache import SlotCache
 from agentgrpo.seeding import uniforms
 from agentgrpo.types import StopReason
 
+
+def _rounded(columns: int) -> int:
+    """The next power of two: an episode that grows by the token is then copied a few times only."""
+    return int(2 ** (columns - 1).bit_length())
+
+
+def _converted(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy in another precision. Buffers stay as they are: rounded rotary frequencies would be wrong far out."""
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 _PREFILL_TOKENS = 8192
 """Prompt tokens, padding included, in one forward pass."""
 _SHARED_PREFIX = 16
@@ -42,13 +56,14 @@ class TransformersSampler:
         self, model: PreTrainedModel, stop_ids: Sequence[int], *, precision: str = "fp32", cache_gb: float = 2.0
     ) -> None:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self._model = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
+        self._model = model if model.dtype == dtype else _converted(model, dtype)
         self._stop_ids = frozenset(stop_ids)
         self._cache = SlotCache(model.config, dtype, model.device)
         self._max_bytes = cache_gb * 1e9
         self._tokens: list[list[int]] = []  # per slot, the token ids that it holds
         self._used: list[int] = []  # per slot, when it was last used
         self._clock = 0
+        self._active = 0  # slots that the call under way writes to: the first ones
         self.stats = SamplerStats()
 
     def sync(self, model: PreTrainedModel) -> None:
@@ -69,6 +84,7 @@ class TransformersSampler:
             raise ValueError("A prompt needs at least one token.")
         requests = [list(prompt) for prompt in prompts]
         self.stats.prompt_tokens += sum(map(len, requests))
+        self._active = len(requests)
         slots, known = self._place(requests)
         order = sorted(range(len(requests)), key=slots.__getitem__)  # slot -> request
         logits = self._prefill([requests[i] for i in order], [known[i] for i in order])
@@ -101,28 +117,42 @@ class TransformersSampler:
 
         content: dict[int, int] = {slots[i]: best[i][0] for i in range(count) if known[i] > 0}
         kept = sorted((s for s in range(len(self._tokens)) if s not in owner), key=lambda s: -self._used[s])
-        columns = max(map(len, requests)) + 1
-        room = int(self._max_bytes / (self._cache.bytes_per_column * max(columns, self._cache.num_columns)))
-        kept = kept[: max(room - count, 0)]
-        stay = [s for s in kept if s >= count]
-        spots = iter(s for s in range(count, count + len(kept)) if s not in set(stay))
-        content |= {s if s in stay and s < count + len(kept) else next(spots): s for s in kept}
-
-        self._rearrange(content, count + len(kept), columns)
+        columns = _rounded(max(self._cache.num_columns, max(map(len, requests)) + 1))
+        kept = kept[: max(self._room(columns) - count, 0)]
+        stay = {s for s in kept if count <= s < count + len(kept)}
+        spots = iter(s for s in range(count, count + len(kept)) if s not in stay)
+        content |= {s if s in stay else next(spots): s for s in kept}
+        self._rearrange(content, count + len(kept))
+        self._cache.resize(self._cache.num_slots, columns)
         self._clock += 1
         for i, slot in enumerate(slots):
             self._tokens[slot] = requests[i]
             self._used[slot] = self._clock
         return slots, known
 
-    def _rearrange(self, content: dict[int, int], num_slots: int, columns: int) -> None:
+    def _room(self, columns: int) -> int:
+        """Slots of so many columns that fit into the memory limit."""
+        return int(self._max_bytes / (self._cache.bytes_per_column * columns))
+
+    def _rearrange(self, content: dict[int, int], num_slots: int) -> None:
         """Makes slot d hold what slot ``content[d]`` held; slots that are not named become empty."""
-        self._cache.reserve(num_slots, columns)
+        cache = self._cache
+        cache.resize(max(num_slots, cache.num_slots), cache.num_columns)
         moves = [(source, d) for d, source in content.items() if source != d]
         longest = max((len(self._tokens[s]) for s, _ in moves), default=0)
-        self._cache.move([s for s, _ in moves], [d for _, d in moves], longest)
+        cache.move([s for s, _ in moves], [d for _, d in moves], longest)
+        cache.resize(num_slots, cache.num_columns)
         self._tokens = [self._tokens[content[d]] if d in content else [] for d in range(num_slots)]
         self._used = [self._used[content[d]] if d in content else 0 for d in range(num_slots)]
+
+    def _widen(self, columns: int, active: int) -> None:
+        """Makes room for longer prefixes; slots other than the first ``active`` go where memory is short."""
+        if columns <= self._cache.num_columns:
+            return
+        columns = _rounded(columns)
+        slots = min(self._cache.num_slots, max(active, self._room(columns)))
+        self._cache.resize(slots, columns)
+        self._tokens, self._used = self._tokens[:slots], self._used[:slots]
 
     # --- prompts --------------------------------------------------------------------------------------------------
 
@@ -175,7 +205,7 @@ class TransformersSampler:
         self.stats.prefilled_tokens += sum(map(len, new))
         ids = torch.tensor([n + [0] * (width - len(n)) for n in new], device=self._model.device)
         columns = torch.tensor(start, device=ids.device)[:, None] + torch.arange(width, device=ids.device)  # (B, Q)
-        self._cache.reserve(0, int(columns.max()) + 1)
+        self._widen(int(columns.max()) + 1, self._active)
         return self._pass(ids, slots, columns)
 
     def _pass(self, ids: Tensor, slots: list[int], columns: Tensor) -> Tensor:
@@ -199,7 +229,7 @@ class TransformersSampler:
         for position in range(max(p.max_new_tokens for p in params)):
             noise = torch.from_numpy(uniforms(keys[rows], position)).to(device)
             tokens, chosen = draw(logits, temperature[rows], noise)
-            for slot, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), chosen.tolist(), strict=True)):
+            for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
                 if ended[row]:
                     continue
                 ids[row].append(token)
@@ -214,7 +244,7 @@ class TransformersSampler:
                 tokens, rows = tokens[going], [rows[slot] for slot in going]
                 self._bring_forward(going)
             columns = torch.tensor([[len(self._tokens[slot])] for slot in range(len(rows))], device=device)
-            self._cache.reserve(0, int(columns.max()) + 1)
+            self._widen(int(columns.max()) + 1, self._active)
             states = self._pass(tokens[:, None], list(range(len(rows))), columns)
             for slot, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                 if not ended[row]:  # an idle row's token went past its own end, where the next one will overwrite it
@@ -230,4 +260,4 @@ class TransformersSampler:
         ended = iter(sorted(set(range(going[-1] + 1)) - set(going)))
         content = dict(enumerate(going)) | {d: next(ended) for d in range(len(going), going[-1] + 1)}
         content |= {d: d for d in range(going[-1] + 1, len(self._tokens))}
-        self._rearrange(content, len(self._tokens), 0)
+        self._rearrange(content, len(self._tokens))
