@@ -63,7 +63,7 @@ def _train(args: list[str]) -> int:
     flags, overrides = _split(args)
     if flags:
         composing.check_overrides("train", overrides)
-        return _through_hydra(flags, overrides)
+        return _through_hydra(flags, composing.complete(overrides))
     return _train_one(overrides)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ CONFIG_MODULE = "agentgrpo.conf"
 GROUPS = ("env", "algorithm", "model", "sampler", "experiment")
 _CONF = Path(__file__).resolve().parent / "conf"
 
+# my_module:Maze-v0 -> Maze
+OmegaConf.register_new_resolver("short_name", lambda id: re.sub(r"-v\d+$", "", re.split(r"[:/]", id)[-1]), replace=True)
+
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration ``conf/<name>.yaml`` with overrides.
@@ -27,15 +31,25 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: an override that Hydra refuses; the message names it, what is allowed, and a near miss.
     """
+    overrides = complete(overrides)
     parsed = _parse(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         _check_names(compose(name), parsed)
         try:
-            return compose(name, list(overrides))
+            return compose(name, overrides)
         except HydraException as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise ValueError(f"{str(error).splitlines()[0]}{cause}") from error
+
+
+def complete(overrides: Sequence[str]) -> list[str]:
+    """Adds ``env=custom`` where ``env.id`` names an environment of the user's own.
+
+    Otherwise it would be made with the arguments and the instructions of the default environment.
+    """
+    keys = {o.key_or_group for o in _parse(overrides)}
+    return ["env=custom", *overrides] if "env.id" in keys and "env" not in keys else list(overrides)
 
 
 def check_overrides(name: str, overrides: Sequence[str]) -> None:

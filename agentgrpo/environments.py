@@ -111,9 +111,11 @@ def probe(config: EnvConfig, max_turns: int, timeout: float) -> None:
     runner.timeout = timeout * (max_turns + 2)
     result = runner.run([episode])[0]
     env.close()
-    problem = result.error if isinstance(result, Failure) else result
+    trace = result.error.strip() if isinstance(result, Failure) else ""
+    problem = trace.splitlines()[-1] if isinstance(result, Failure) else result
     if problem:
+        details = f"\n{trace}" if "\n" in trace else ""
         raise ValueError(
-            f"Environment {config.id!r} does not keep the contract: {problem.strip()}\n"
-            f"`python -m agentgrpo check-env {config.id}` tells more."
+            f"Environment {config.id!r} does not keep the contract: {problem}\n"
+            f"`python -m agentgrpo check-env {config.id}` tells more.{details}"
         )

@@ -64,7 +64,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "versions.json").write_text(json.dumps(_versions(), indent=1) + "\n")
         # Last, so that a folder with a configuration is a run.
-        OmegaConf.save(config, self._config)
+        OmegaConf.save(config, self._config, resolve=True)
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Adds a line to ``<name>.jsonl``."""

@@ -113,7 +113,8 @@ def sample_texts(config: TrainConfig) -> list[str]:
     """Texts that an agent meets and writes in the environment: what a nano tokenizer learns its words from."""
     env = make_env(config.env)
     texts = [config.env.instructions]
-    for index in range(_TEXT_EPISODES):
+
+    def play(index: int) -> None:
         rng = random.Random(derive(config.seed, "texts", index))
         observation, info = checked_reset(env, training_task_seed(config.seed, -2, index), index)
         texts.append(observation)
@@ -123,5 +124,9 @@ def sample_texts(config: TrainConfig) -> list[str]:
             texts += [action, observation]
             if terminated or truncated:
                 break
+
+    # An episode that fails or hangs gives the texts that it got to.
+    runner = DeadlineRunner(config.rollout.step_timeout)
+    runner.run([partial(play, index) for index in range(_TEXT_EPISODES)])
     env.close()
     return texts

@@ -1,0 +1,60 @@
+"""Every yaml composes and parses; the package list and the symlinks match what is on disk."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from agentgrpo.composing import GROUPS, choices, compose_config
+from agentgrpo.config import build_algorithm, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [(group, choice) for group in GROUPS for choice in choices(group) if choice not in ("hf", "custom")],
+)
+def test_every_choice_composes_and_parses(group: str, choice: str) -> None:
+    config = parse(compose_config("train", [f"{group}={choice}"]))
+    build_algorithm(config)
+    if group in ("env", "algorithm"):
+        assert (config.env.name if group == "env" else config.algorithm["name"]) == choice
+
+
+def test_hf_needs_a_path_only() -> None:
+    assert parse(compose_config("train", ["model=hf", "model.path=a/b"])).model.path == "a/b"
+
+
+@pytest.mark.parametrize("name", ["eval", "play"])
+def test_commands_have_the_keys_of_train(name: str) -> None:
+    config = compose_config(name, [])
+    assert set(compose_config("train", [])) <= set(config)
+    assert config.run_dir is None
+
+
+def test_packages_are_the_folders_on_disk() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        "agentgrpo" if p.parent == ROOT / "agentgrpo" else f"agentgrpo.{p.parent.name}"
+        for folder in ("agentgrpo", "envs", "algorithms", "conf")
+        for p in (ROOT / folder).glob("**/__init__.py")
+        if not p.parent.is_symlink()
+    }
+    assert set(settings["packages"]) == found
+    assert all((ROOT / folder).is_dir() for folder in settings["package-dir"].values())
+
+
+@pytest.mark.parametrize("name", ["envs", "algorithms", "conf"])
+def test_symlinks_are_relative_and_point_at_the_folders(name: str) -> None:
+    link = ROOT / "agentgrpo" / name
+    assert link.is_symlink()
+    assert str(link.readlink()) == f"../{name}"
+
+
+def test_torch_and_transformers_are_pinned() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert pins["torch"] == "2.13.0"
+    assert pins["transformers"] == "5.19.0"

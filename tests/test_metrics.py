@@ -1,0 +1,36 @@
+"""Rollout metrics by hand."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import trajectory
+
+from agentgrpo.metrics import rollout_metrics
+from agentgrpo.types import Group, RolloutStatus
+
+WON = trajectory(("a", 0.0), ("b", 1.0), success=True)
+LOST = trajectory(("a", 0.0), status=RolloutStatus.TURN_LIMIT)
+CRASHED = trajectory(("a", 5.0), status=RolloutStatus.ENV_ERROR)
+
+
+def test_crashed_episodes_count_in_their_own_share_only() -> None:
+    metrics = rollout_metrics([Group((WON, LOST, CRASHED, CRASHED))])
+    assert metrics["rollout/success"] == 0.5
+    assert metrics["rollout/return_mean"] == 0.5
+    assert metrics["rollout/turns_mean"] == 1.5
+    assert metrics["rollout/env_error_share"] == 0.5
+    assert metrics["rollout/turn_limit_share"] == 0.25
+
+
+def test_groups_without_signal_are_told_apart() -> None:
+    groups = [Group((WON, WON)), Group((LOST, LOST)), Group((WON, LOST)), Group((LOST, LOST))]
+    metrics = rollout_metrics(groups)
+    assert metrics["rollout/zero_variance_share"] == 0.75
+    assert metrics["rollout/zero_variance_all_success_share"] == 0.25
+    assert metrics["rollout/zero_variance_all_failure_share"] == 0.5
+    assert metrics["rollout/zero_variance_other_share"] == 0.0
+
+
+def test_a_round_in_which_everything_crashed_gives_numbers() -> None:
+    metrics = rollout_metrics([Group((CRASHED, CRASHED))])
+    assert all(value == pytest.approx(value) for value in metrics.values())
