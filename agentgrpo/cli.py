@@ -149,7 +149,7 @@ def _play(args: list[str]) -> int:
 
 
 def _check_env(args: list[str]) -> int:
-    from agentgrpo.check_env import main as check
+    from agentgrpo.env_check import main as check
 
     return check(args)
 

@@ -24,17 +24,26 @@ def make_env(config: EnvConfig) -> Env:
     importlib.import_module("agentgrpo.envs")
     try:
         return gym.make(config.id, disable_env_checker=True, **config.kwargs)
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and ":" not in config.id:
-            raise ValueError(f"Environment {config.id!r} needs a package that is not installed: {error}.") from error
-        ours = sorted(name for name in gym.registry if name.startswith("agentgrpo/"))
+    except gym.error.UnregisteredEnv as error:
+        raise ValueError(unknown_env_message(config.id)) from error
+    except ModuleNotFoundError as error:
         raise ValueError(
-            f"Environment {config.id!r} cannot be made: {error}{did_you_mean(config.id, gym.registry)} "
-            f"Ours: {', '.join(ours)}. Your own is named 'module:Name-v0', e.g. env.id=my_module:Maze-v0, "
-            "where importing my_module registers Name-v0 with gymnasium."
+            f"Environment {config.id!r} cannot be imported: {error}. Your own is named 'module:Name-v0', "
+            "e.g. env.id=my_module:Maze-v0: run from the folder that holds my_module.py, and install what it imports."
         ) from error
-    except (TypeError, ImportError) as error:
+    except (gym.error.Error, TypeError, ValueError, ImportError) as error:
         raise ValueError(f"Environment {config.id!r} with env.kwargs={dict(config.kwargs)}: {error}") from error
+
+
+def unknown_env_message(env_id: str) -> str:
+    """Says that ``env_id`` is not registered, what may have been meant, and what there is."""
+    module, _, name = env_id.rpartition(":")
+    where = f" by module {module!r}" if module else ""
+    ours = ", ".join(sorted(known for known in gym.registry if known.startswith("agentgrpo/")))
+    return (
+        f"Environment {name!r} is not registered{where}.{did_you_mean(name, gym.registry)} Built in: {ours}. "
+        "Your own is named 'my_module:Name-v0', e.g. env.id=my_module:Maze-v0; my_module calls gymnasium.register."
+    )
 
 
 def checked_reset(env: Env, seed: int, noise_seed: int) -> tuple[str, dict[str, Any]]:

@@ -121,7 +121,7 @@ def sample_texts(config: TrainConfig) -> list[str]:
         for _ in range(config.rollout.max_turns):
             action = rng.choice(list(info.get("admissible_actions") or [""]))
             observation, _, terminated, truncated, info = checked_step(env, action)
-            texts += [action, observation]
+            texts.extend([action, observation])
             if terminated or truncated:
                 break
 

@@ -46,7 +46,7 @@ def _no_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
         ("env=key_mase", r"env=key_mase: there is no such env\. Did you mean 'key_maze'\?.*sokoban.*env\.id=my_module"),
         ("algorithm=gigp", r"algorithm=gigp: .*Did you mean 'gigpo'\?.*grpo.*algorithm\.name=my_module:Mine"),
         ("algorithm.name=gigp", r"Algorithm 'gigp' is not registered\. Did you mean 'gigpo'\?"),
-        ("env.id=agentgrpo/KeyMase-v0", r"cannot be made.*Did you mean 'agentgrpo/KeyMaze-v0'\?"),
+        ("env.id=agentgrpo/KeyMase-v0", r"is not registered.*Did you mean 'agentgrpo/KeyMaze-v0'\?"),
         ("model=smolm2", r"Did you mean 'smollm2'\?"),
         ("optim.learning_rate=1", r"'optim\.learning_rate' is not a setting\."),
         ("group_sise=4", r"'group_sise' is not a setting\. Did you mean 'group_size'\?"),

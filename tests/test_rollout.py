@@ -362,7 +362,7 @@ def test_scripted_sampler_cuts_at_the_token_limit() -> None:
 
 def test_unknown_id_is_answered_with_the_nearest() -> None:
     with pytest.raises(
-        ValueError, match=r"'RolloutTest/Obedeint-v0' cannot be made.*Did you mean 'RolloutTest/Obedient"
+        ValueError, match=r"'RolloutTest/Obedeint-v0' is not registered.*Did you mean 'RolloutTest/Obedient"
     ):
         make_env(EnvConfig("x", "RolloutTest/Obedeint-v0"))
 

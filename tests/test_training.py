@@ -43,6 +43,8 @@ def train(*overrides: str) -> int:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -151,7 +153,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "agentgrpo", "train", *TINY, "num_updates=100000", f"run_dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").is_file():
+    while not lines(folder / "metrics.jsonl"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

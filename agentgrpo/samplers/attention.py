@@ -58,10 +58,10 @@ def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Te
     """PyTorch's attention; on a CPU in fp32, where its kernel takes half the time that it takes in bf16."""
     dtype = query.dtype
     if query.device.type != "cpu" or dtype == torch.float64:
-        out, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-        return out
+        whole: Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+        return whole
     with torch.autocast("cpu", enabled=False):
-        out, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)
+        out: Tensor = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)[0]
     return out.to(dtype)
 
 

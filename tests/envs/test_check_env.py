@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 from rich.console import Console
 
-from agentgrpo.check_env import Finding, Report, check_env, main, print_report
+from agentgrpo.env_check import Finding, Report, check_env, main, print_report
 from agentgrpo.envs.base import AnyText
 
 Result = tuple[Any, float, bool, bool, dict[str, Any]]

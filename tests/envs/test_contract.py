@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentgrpo.check_env import HOSTILE_TEXTS, check_env
+from agentgrpo.env_check import HOSTILE_TEXTS, check_env
 from agentgrpo.envs import ENV_IDS
 from agentgrpo.envs.base import TextEnv
 
