@@ -13,12 +13,6 @@ from agentgrpo.cli import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 TINY = ["model.hidden_size=32", "model.num_layers=1", "warm_start.episodes=64", "eval.num_tasks=16"]
-    "model.hidden_size=32",
-    "model.num_layers=1",
-    "model.num_heads=2",
-    "warm_start.episodes=64",
-    "eval.num_tasks=16",
-]
 
 
 def section(title: str) -> tuple[str, str, list[list[str]]]:
