@@ -113,12 +113,15 @@ def _through_hydra(flags: list[str], overrides: list[str]) -> int:
         print(f"==> {config.run_dir}", flush=True)
         nonlocal status
         try:
-            return float(Trainer(config).run()["after"]["success"])
+            summary = Trainer(config).run()
         except ValueError as error:
             # The other runs of a sweep are worth having all the same.
             print(f"error: {error}", file=sys.stderr)
             status = 2
             return float("nan")
+        if summary["status"] == "interrupted":
+            raise KeyboardInterrupt
+        return float(summary["after"]["success"])
 
     argv, sys.argv = sys.argv, ["agentgrpo train", *flags, *overrides]
     try:

@@ -32,15 +32,40 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         ValueError: an override that Hydra refuses; the message names it, what is allowed, and a near miss.
     """
     overrides = complete(overrides)
+    check_overrides(name, overrides)
+    return _compose(name, overrides)
+
+
+def check_overrides(name: str, overrides: Sequence[str]) -> None:
+    """Checks the names in overrides, which may hold sweeps (``algorithm=grpo,gigpo``).
+
+    Raises:
+        ValueError: a choice or a key that there is not.
+    """
     parsed = _parse(overrides)
+    selections = [o for o in parsed if o.key_or_group in GROUPS]
+    for override in selections:
+        _check_choice(override)
+    # Keys below a group differ with the choice, so they are looked up in what was chosen (in a sweep, first).
+    chosen = _compose(name, [f"{o.key_or_group}={_values(o)[0]}" for o in selections])
+    keys = list(_keys(OmegaConf.to_container(chosen)))
+    for override in parsed:
+        key = override.key_or_group
+        if key not in keys and key not in GROUPS and not override.is_add() and key.split(".")[0] != "hydra":
+            raise ValueError(
+                f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg job` prints all "
+                f"of them; a key that only your own environment or algorithm knows is added with +{key}=..."
+            )
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        _check_names(compose(name), parsed)
-        try:
-            return compose(name, overrides)
-        except HydraException as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise ValueError(f"{str(error).splitlines()[0]}{cause}") from error
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            return compose(name, list(overrides))
+    except HydraException as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise ValueError(f"{str(error).splitlines()[0]}{cause}") from error
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
@@ -50,14 +75,6 @@ def complete(overrides: Sequence[str]) -> list[str]:
     """
     keys = {o.key_or_group for o in _parse(overrides)}
     return ["env=custom", *overrides] if "env.id" in keys and "env" not in keys else list(overrides)
-
-
-def check_overrides(name: str, overrides: Sequence[str]) -> None:
-    """Checks the names in overrides that may hold sweeps (``algorithm=grpo,gigpo``), which compose to no one config."""
-    parsed = _parse(overrides)
-    GlobalHydra.instance().clear()
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        _check_names(compose(name), parsed)
 
 
 def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig | None]:
@@ -109,33 +126,19 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         raise ValueError(f"{text[:300]} Settings are written key=value, e.g. algorithm=gigpo seed=1.") from error
 
 
-def _check_names(default: DictConfig, overrides: Sequence[Override]) -> None:
-    keys = [k for k, _ in _flat(OmegaConf.to_container(default))] + list(_inner(OmegaConf.to_container(default)))
-    for override in overrides:
-        key = override.key_or_group
-        if key in GROUPS:
-            for choice in _values(override):
-                if choice not in choices(key) and choice != "null":
-                    own = {
-                        "algorithm": " Your own is named algorithm.name=my_module:Mine.",
-                        "env": " Your own is named env.id=my_module:Maze-v0.",
-                        "model": " Any other model: model=hf model.path=... (folder or hub name).",
-                    }.get(key, "")
-                    raise ValueError(
-                        f"{key}={choice}: there is no such {key}.{did_you_mean(choice, choices(key))} "
-                        f"There are: {', '.join(choices(key))}.{own}"
-                    )
-        elif not override.is_add() and not override.is_delete() and key not in keys and not _of_group(key):
+def _check_choice(override: Override) -> None:
+    group = override.key_or_group
+    own = {
+        "algorithm": " Your own is named algorithm.name=my_module:Mine.",
+        "env": " Your own is named env.id=my_module:Maze-v0.",
+        "model": " Any other model: model=hf model.path=... (folder or hub name).",
+    }.get(group, "")
+    for choice in _values(override):
+        if choice not in choices(group) and choice != "null":
             raise ValueError(
-                f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg "
-                f"job` prints all of "
-                f"them; a key that only your own environment or algorithm knows is added with +{key}=..."
+                f"{group}={choice}: there is no such {group}.{did_you_mean(choice, choices(group))} "
+                f"There are: {', '.join(choices(group))}.{own}"
             )
-
-
-def _of_group(key: str) -> bool:
-    """Keys below a chosen group differ with the choice: Hydra checks those when it composes."""
-    return key.split(".")[0] in GROUPS and "." in key
 
 
 def _values(override: Override) -> list[str]:
@@ -145,6 +148,7 @@ def _values(override: Override) -> list[str]:
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _flat(value, f"{prefix}{key}.")
@@ -152,9 +156,9 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix[:-1], node
 
 
-def _inner(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield f"{prefix}{key}"
-                yield from _inner(value, f"{prefix}{key}.")
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of every node, leaves and what holds them."""
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")

@@ -50,7 +50,7 @@ def _no_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
         ("model=smolm2", r"Did you mean 'smollm2'\?"),
         ("optim.learning_rate=1", r"'optim\.learning_rate' is not a setting\."),
         ("group_sise=4", r"'group_sise' is not a setting\. Did you mean 'group_size'\?"),
-        ("algorithm.gama=0.9", r"gama"),
+        ("algorithm.gama=0.9", r"'algorithm\.gama' is not a setting\. Did you mean 'algorithm\.gamma'"),
         ("group_size=1", r"group_size=1 gives no signal with algorithm 'gigpo'.*2 or more"),
         ("algorithm.gamma=1.5", r"algorithm\.gamma must be in \(0, 1\], got 1\.5"),
         ("algorithm.aggregation=mean", r"algorithm\.aggregation must be one of token-mean"),

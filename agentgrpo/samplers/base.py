@@ -25,6 +25,13 @@ class SamplingParams:
     noise_key: int = 0
     """Key of the stream of uniforms (see ``seeding.uniforms``): one per token position."""
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0:
+            raise ValueError(
+                "max_new_tokens must be at least 1 and temperature at least 0, "
+                f"got {self.max_new_tokens} and {self.temperature}."
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

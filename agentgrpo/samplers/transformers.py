@@ -72,6 +72,9 @@ class TransformersSampler:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), model.parameters(), strict=True):
                     mine.copy_(theirs)
+        self._forget()
+
+    def _forget(self) -> None:
         self._cache.clear()
         self._tokens, self._used = [], []
 
@@ -85,6 +88,13 @@ class TransformersSampler:
         requests = [list(prompt) for prompt in prompts]
         self.stats.prompt_tokens += sum(map(len, requests))
         self._active = len(requests)
+        try:
+            return self._generate(requests, params)
+        except BaseException:
+            self._forget()  # slots may claim tokens that were never computed
+            raise
+
+    def _generate(self, requests: list[list[int]], params: Sequence[SamplingParams]) -> list[Completion]:
         slots, known = self._place(requests)
         order = sorted(range(len(requests)), key=slots.__getitem__)  # slot -> request
         logits = self._prefill([requests[i] for i in order], [known[i] for i in order])
