@@ -7,7 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agentgrpo.env_check import HOSTILE_TEXTS, check_env
+from agentgrpo.env_check import check_env
+from agentgrpo.env_check.checks import HOSTILE_TEXTS
 from agentgrpo.envs import ENV_IDS
 from agentgrpo.envs.base import TextEnv
 
