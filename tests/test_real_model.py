@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FP32 = ["model.precision=fp32", f"model.path={ROOT / 'models' / 'smollm2-135m-instruct'}"]
 
 
+HOT = 2.0
+"""Temperature at which the model writes tokens that its own tokenizer would not have cut that way."""
+
+
 def smollm2(*overrides: str) -> TrainConfig:
     return parse(compose_config("train", ["experiment=smollm2_babyai", *FP32, "rollout.max_new_tokens=6", *overrides]))
 
@@ -33,10 +37,10 @@ def test_log_probabilities_of_trainer_and_sampler_agree(kind: str) -> None:
     made = make_policy(config)
     sampler = build_sampler(config, made)
     assert isinstance(sampler, TransformersSampler)
-    player = PolicyPlayer(sampler, 1.0, config.rollout.max_new_tokens)
+    player = PolicyPlayer(sampler, HOT, config.rollout.max_new_tokens)
     groups = build_runner(config, made).collect(player, [Task(7, ("test", 7))], group_size=4)
     items = [s for t in groups[0] for s in packing.sequences(t, torch.ones(len(t.steps)))]
-    learner = Learner(made.model, config.optim, precision="fp32", temperature=1.0, max_length=24)
+    learner = Learner(made.model, config.optim, precision="fp32", temperature=HOT, max_length=24)
     batches = packing.pack(items, 4096)
     with torch.no_grad():
         gaps = [(learner.logprobs(b) - b.old_logprobs)[b.action_mask].abs().max() for b in batches]
