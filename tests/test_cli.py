@@ -157,9 +157,10 @@ def test_ignored_keys_are_reported() -> None:
 
 
 def test_a_person_can_play(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    # ? asks the oracle; the range 1..1 leaves one answer.
-    monkeypatch.setattr("sys.stdin", io.StringIO("?\n\n7\n1\n"))
-    assert main(["play", "env=number_guess", "env.kwargs.low=1", "env.kwargs.high=2", "task=1"]) in (0, 2)
+    # ? asks the oracle, an empty line lists what can be done, 7 is out of range; then one of 1 and 2 is right.
+    monkeypatch.setattr("sys.stdin", io.StringIO("?\n\n7\n1\n2\n"))
+    assert main(["play", "env=number_guess", "env.kwargs.low=1", "env.kwargs.high=2", "task=1"]) == 0
     out = capsys.readouterr().out
     assert "oracle:" in out
     assert "possible: 1, 2" in out
+    assert "The episode is over: return 1, success: True." in out
