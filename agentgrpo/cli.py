@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import resources
 
 from omegaconf import DictConfig
 
@@ -22,7 +23,7 @@ usage: agentgrpo COMMAND [key=value ...]
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
 
   train --cfg job   prints the whole configuration
-  train --help      lists what can be chosen
+  COMMAND --help    lists what can be chosen
 """
 
 
@@ -36,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
         return 2
+    if name in ("eval", "play") and {"-h", "--help"} & set(rest):
+        # Its settings stand in a file with a comment each; `train` has groups to choose from, which Hydra lists.
+        print(resources.files(composing.CONFIG_MODULE).joinpath(f"{name}.yaml").read_text(), end="")
+        return 0
     _prepare()
     try:
         return COMMANDS[name](rest)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from agentgrpo import packing, policy
 from agentgrpo.algorithm import Algorithm, LossOutput
 from agentgrpo.config import OptimConfig
 from agentgrpo.seeding import permutation
-from agentgrpo.types import Batch, Denominators
+from agentgrpo.types import Batch, Denominators, TokenLayout
 from agentgrpo.types import Sequence as TokenSequence
 
 LossFunction = Callable[[Tensor, Batch, Denominators], LossOutput]
@@ -55,6 +55,9 @@ class Learner:
         self._max_length = max_length
         self._reference: PreTrainedModel | None = None
         self.num_steps = 0
+        self.shares_prefixes = policy.can_share_prefixes(model)
+        """False where the model cannot, and every sequence is computed whole."""
+        self._states = policy.tree_states if self.shares_prefixes else policy.row_states
         self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
@@ -179,27 +182,20 @@ class Learner:
     def logprobs(self, batch: Batch, model: PreTrainedModel | None = None) -> Tensor:
         """(B, T) float32 log-probabilities of the batch's policy tokens, 0 on padding."""
         model = self.model if model is None else model
-        layout = batch.layout
         autocast = torch.autocast(model.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
         with autocast:
-            states = policy.hidden_states(model, layout.token_ids, layout.positions, layout.attention_mask)  # (R, L, D)
-            at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (N,)
-            values = policy.token_logprobs(model, states.flatten(0, 1)[at], targets, self._temperature)
+            states = self._states(model, batch.layout)  # (N, D)
+            at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
+            values = policy.token_logprobs(model, states[at], targets, self._temperature)
         return torch.zeros(batch.action_mask.shape, device=values.device).masked_scatter(batch.action_mask, values)
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.model.device
         if device.type == "cpu":
             return batch
-        mask = batch.layout.attention_mask
-        layout = replace(
-            batch.layout,
-            token_ids=batch.layout.token_ids.to(device),
-            positions=batch.layout.positions.to(device),
-            attention_mask=None if mask is None else mask.to(device),
-        )
+        nodes = {f.name: getattr(batch.layout, f.name).to(device) for f in fields(TokenLayout)}
         moved = {
             name: getattr(batch, name).to(device)
             for name in ("predictor", "targets", "action_mask", "old_logprobs", "advantages")
         }
-        return replace(batch, layout=layout, **moved)
+        return replace(batch, layout=TokenLayout(**nodes), **moved)

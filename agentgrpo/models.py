@@ -18,9 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from agentgrpo import policy
+from agentgrpo import attention, policy
 from agentgrpo.config import ModelConfig
-from agentgrpo.samplers import attention
 from agentgrpo.seeding import derive
 
 NANO_TEMPLATE = (

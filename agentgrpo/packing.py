@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
+from agentgrpo.prefixes import common_prefix
 from agentgrpo.types import Batch, Denominators, Sequence, TokenLayout, Trajectory
 
 
@@ -49,7 +50,7 @@ def count(items: Iterable[Sequence], max_length: int) -> Denominators:
 
 
 def pack(items: Seq[Sequence], budget: int) -> list[Batch]:
-    """Cuts sequences into micro-batches of at most ``budget`` tokens, padding included.
+    """Cuts sequences into micro-batches of at most ``budget`` tokens, shared prefixes and padding counted in full.
 
     Raises:
         ValueError: a sequence alone is larger than the budget.
@@ -60,30 +61,27 @@ def pack(items: Seq[Sequence], budget: int) -> list[Batch]:
             f"optim.micro_batch_tokens={budget} is smaller than one episode of {longest} tokens. "
             f"Set it to {longest} or more, or shorten episodes (rollout.max_new_tokens, context.kind=window)."
         )
-    # Neighbours in length share a micro-batch, so that little of it is padding.
-    ordered = sorted(items, key=lambda s: -len(s.token_ids))
+    # In this order neighbours share the longest prefixes, so members of a group stand together.
+    ordered = sorted(items, key=lambda s: s.token_ids)
     batches: list[Batch] = []
     part: list[Sequence] = []
+    width = 0
     for item in ordered:
-        if part and (len(part) + 1) * len(part[0].token_ids) > budget:
+        width = max(width, len(item.token_ids))
+        if part and (len(part) + 1) * width > budget:
             batches.append(_batch(part))
-            part = []
+            part, width = [], len(item.token_ids)
         part.append(item)
     return [*batches, _batch(part)] if part else batches
 
 
 def _batch(items: Seq[Sequence]) -> Batch:
-    width = max(len(s.token_ids) for s in items)
-    actions = max(len(s.action_index) for s in items)
-    lengths = torch.tensor([len(s.token_ids) for s in items])[:, None]
-    inside = torch.arange(width) < lengths  # (R, L)
-    layout = TokenLayout(
-        token_ids=_rows([s.token_ids for s in items], width, torch.int64),
-        positions=torch.where(inside, torch.arange(width), 0),
-    )
-    # A token is predicted by the output at the position before it; rows do not overlap, so row i starts at i * width.
-    predictor = [[i * width + at - 1 for at in s.action_index] for i, s in enumerate(items)]
+    layout = tree([s.token_ids for s in items])
+    paths = layout.paths.tolist()
+    # A token is predicted by the output at the node before it.
+    predictor = [[path[at - 1] for at in s.action_index] for path, s in zip(paths, items, strict=True)]
     targets = [[s.token_ids[at] for at in s.action_index] for s in items]
+    actions = max(len(s.action_index) for s in items)
     num_actions = torch.tensor([len(s.action_index) for s in items])[:, None]
     return Batch(
         layout=layout,
@@ -92,6 +90,28 @@ def _batch(items: Seq[Sequence]) -> Batch:
         action_mask=torch.arange(actions) < num_actions,
         old_logprobs=_rows([s.logprobs for s in items], actions, torch.float32),
         advantages=_rows([s.advantages for s in items], actions, torch.float32),
+    )
+
+
+def tree(items: Seq[tuple[int, ...]]) -> TokenLayout:
+    """The prefix tree of token sequences in sorted order: there a sequence shares most with the one before it."""
+    ids: list[int] = []
+    positions: list[int] = []
+    homes: list[int] = []
+    paths: list[list[int]] = []
+    width = max(map(len, items))
+    for row, item in enumerate(items):
+        shared = common_prefix(items[row - 1], item) if row else 0
+        nodes = range(len(ids), len(ids) + len(item) - shared)
+        paths.append([*(paths[-1][:shared] if row else []), *nodes])
+        ids += item[shared:]
+        positions += range(shared, len(item))
+        homes += range(row * width + shared, row * width + len(item))
+    return TokenLayout(
+        token_ids=torch.tensor(ids),
+        positions=torch.tensor(positions),
+        paths=_rows(paths, width, torch.int64),
+        homes=torch.tensor(homes),
     )
 
 

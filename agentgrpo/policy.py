@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
+from agentgrpo.types import TokenLayout
+
 _CHUNK = 1024
 """Policy tokens whose logits exist at one time."""
 
@@ -35,6 +37,46 @@ def hidden_states(
     )
     states: Tensor = output.last_hidden_state
     return states
+
+
+def tree_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
+    """(N, D) outputs of the backbone at the nodes of a prefix tree, before the language-model head."""
+    # A 4-D mask is handed on as it is; this one says nothing, because the paths say what a node looks at.
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.token_ids.device)
+    output = model.base_model(
+        input_ids=layout.token_ids[None],
+        position_ids=layout.positions[None],
+        attention_mask=no_mask,
+        use_cache=False,
+        paths=layout.paths,
+        homes=layout.homes,
+    )
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+def row_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
+    """The same as :func:`tree_states` for any causal LM, by one padded row per sequence."""
+    token_ids = layout.token_ids[layout.paths]  # (B, W)
+    positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
+    return hidden_states(model, token_ids, positions).flatten(0, 1)[layout.homes]
+
+
+def can_share_prefixes(model: PreTrainedModel) -> bool:
+    """True when the model hands the paths of a prefix tree on to our attention and mixes tokens nowhere else."""
+    # Sequences 0 1 2 and 0 3 1 2, long enough for a state that leaks from one to the other.
+    device = model.device
+    layout = TokenLayout(
+        token_ids=torch.tensor([0, 1, 2, 3, 1, 2], device=device),
+        positions=torch.tensor([0, 1, 2, 1, 2, 3], device=device),
+        paths=torch.tensor([[0, 1, 2, 0], [0, 3, 4, 5]], device=device),
+        homes=torch.tensor([0, 1, 2, 5, 6, 7], device=device),
+    )
+    try:
+        with torch.no_grad():
+            return torch.allclose(tree_states(model, layout), row_states(model, layout), rtol=1e-3, atol=1e-3)
+    except (TypeError, ValueError, RuntimeError):  # a model that takes no such arguments
+        return False
 
 
 def logits(model: PreTrainedModel, states: Tensor) -> Tensor:

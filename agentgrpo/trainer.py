@@ -92,6 +92,9 @@ class Trainer:
             temperature=c.rollout.temperature,
             max_length=turns * c.rollout.max_new_tokens,
         )
+        if not self.learner.shares_prefixes:
+            kind = type(self.policy.model).__name__
+            self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
         self.sampler = build_sampler(c, self.policy)
         self.totals = Totals()
         self.update = 0

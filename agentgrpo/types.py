@@ -147,18 +147,24 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """What the model computes in one forward pass, apart from what the loss reads.
+    """What the model computes in one forward pass, apart from what the loss reads: a prefix tree.
 
-    Rows are right-padded sequences today. A prefix tree is the same type with one row per group, depth positions and
-    ``attention_mask`` set; nothing that reads the loss side of a batch can tell the difference.
+    Every distinct prefix of the micro-batch's sequences is one of N nodes, in the order of the sequences; a node is
+    computed once however many sequences go through it. Sequences ``1 40 15`` and ``1 40 17 2`` make 5 nodes::
+
+        token_ids  1  40  15  17  2        paths  0  1  2  0
+        positions  0   1   2   2  3               0  1  3  4
+        homes      0   1   2   6  7
     """
 
     token_ids: Tensor
-    """(R, L) int64."""
+    """(N,) int64."""
     positions: Tensor
-    """(R, L) int64: distance from the start of the sequence, 0 on padding."""
-    attention_mask: Tensor | None = None
-    """(R, 1, L, L) bool, True where a row may look; None: plain causal attention, right with right padding."""
+    """(N,) int64: distance from the start of the sequence."""
+    paths: Tensor
+    """(B, W) int64: the nodes that each sequence goes through, right-padded with node 0."""
+    homes: Tensor
+    """(N,) int64: index into the flattened (B * W) ``paths`` of each node's first visit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,7 @@ class Batch:
 
     layout: TokenLayout
     predictor: Tensor
-    """(B, T) int64: index into the flattened (R * L) layout of the position whose output predicts the token."""
+    """(B, T) int64: the node of the layout whose output predicts the token."""
     targets: Tensor
     """(B, T) int64: the token ids that the policy sampled."""
     action_mask: Tensor

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from agentgrpo import attention
 from agentgrpo.config import OptimConfig
 from agentgrpo.models import _nano_tokenizer
-from agentgrpo.samplers import attention
 from agentgrpo.types import Batch, RolloutStatus, Step, TokenLayout, Trajectory
 
 TEXTS = ["go north", "go south", "open the door", "You are in a maze.", "You see a wall. You see a door."] * 4
@@ -86,7 +86,8 @@ def loss_batch(
 ) -> Batch:
     """A batch of which only the loss side is filled."""
     zeros = torch.zeros(action_mask.shape, dtype=torch.int64)
-    layout = TokenLayout(zeros, zeros)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    layout = TokenLayout(nothing, nothing, nothing, nothing)
     return Batch(layout, zeros, zeros, action_mask, old_logprobs, advantages, ref_logprobs)
 
 

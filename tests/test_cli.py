@@ -147,6 +147,12 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "check-env" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("command", "setting"), [("eval", "checkpoint_name"), ("play", "episodes")])
+def test_help_of_a_command_shows_its_settings(command: str, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"\n{setting}:" in capsys.readouterr().out
+
+
 def test_ignored_keys_are_reported() -> None:
     from agentgrpo.composing import compose_config
     from agentgrpo.config import build_algorithm, parse

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.learner import Learner
-from agentgrpo.packing import count, pack, sequences
+from agentgrpo.packing import count, pack, sequences, tree
+from agentgrpo.policy import can_share_prefixes, row_states, tree_states
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.seeding import derive
@@ -77,16 +78,17 @@ def test_a_token_is_predicted_from_the_position_before_it() -> None:
     assert batch.targets.tolist() == [[15, 2, 17]]
 
 
-def test_batch_of_two_rows_by_hand() -> None:
-    (batch,) = pack(sequences(WINDOWS, ADVANTAGES), 100)  # the longer first
-    assert batch.layout.token_ids.tolist() == [[1, 40, 15, 42, 17], [1, 40, 15, 2, 0]]
-    assert batch.layout.positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0]]
-    assert batch.layout.attention_mask is None
-    assert batch.predictor[batch.action_mask].tolist() == [3, 6, 7]  # the second row starts at 5
-    assert batch.targets[batch.action_mask].tolist() == [17, 15, 2]
-    assert batch.action_mask.tolist() == [[True, False], [True, True]]
-    torch.testing.assert_close(batch.old_logprobs, torch.tensor([[-0.7, 0.0], [-1.2, -0.1]]))
-    assert batch.advantages.tolist() == [[-1.0, 0.0], [0.5, 0.5]]
+def test_batch_of_two_sequences_by_hand() -> None:
+    (batch,) = pack(sequences(WINDOWS, ADVANTAGES), 100)  # 1 40 15 2 and 1 40 15 42 17, in this order
+    assert batch.layout.token_ids.tolist() == [1, 40, 15, 2, 42, 17]
+    assert batch.layout.positions.tolist() == [0, 1, 2, 3, 3, 4]
+    assert batch.layout.paths.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 4, 5]]
+    assert batch.layout.homes.tolist() == [0, 1, 2, 3, 8, 9]
+    assert batch.predictor[batch.action_mask].tolist() == [1, 2, 4]
+    assert batch.targets[batch.action_mask].tolist() == [15, 2, 17]
+    assert batch.action_mask.tolist() == [[True, True], [True, False]]
+    torch.testing.assert_close(batch.old_logprobs, torch.tensor([[-1.2, -0.1], [-0.7, 0.0]]))
+    assert batch.advantages.tolist() == [[0.5, 0.5], [-1.0, 0.0]]
 
 
 def test_denominators() -> None:
@@ -109,10 +111,61 @@ def test_nothing_gives_no_batches() -> None:
 @settings(max_examples=20, deadline=None)
 def test_padded_cost_stays_within_the_budget_and_nothing_is_lost(lengths: list[int], budget: int) -> None:
     batches = pack([made_up(length, 1 + length % 2) for length in lengths], budget)
-    assert all(batch.layout.token_ids.numel() <= budget for batch in batches)
-    rows = [int(row.max()) + 1 for batch in batches for row in batch.layout.positions]
-    assert sorted(rows) == sorted(lengths)
+    assert all(batch.layout.paths.numel() <= budget for batch in batches)
     assert sum(int(b.action_mask.sum()) for b in batches) == sum(1 + length % 2 for length in lengths)
+
+
+# --- prefix tree ------------------------------------------------------------------------------------------------------
+
+
+SMALL_TREES = st.lists(st.lists(st.integers(1, 3), min_size=2, max_size=9).map(tuple), min_size=1, max_size=9)
+
+
+@given(SMALL_TREES)
+@settings(max_examples=60, deadline=None)
+def test_a_tree_holds_every_distinct_prefix_once(items: list[tuple[int, ...]]) -> None:
+    layout = tree(sorted(items))
+    prefixes = {item[:k] for item in items for k in range(1, len(item) + 1)}
+    assert len(layout.token_ids) == len(prefixes)
+    walked = [
+        tuple(layout.token_ids[path[: len(item)]].tolist())
+        for path, item in zip(layout.paths, sorted(items), strict=True)
+    ]
+    assert walked == sorted(items)
+    at_home = layout.paths.flatten()[layout.homes]
+    assert at_home.tolist() == list(range(len(layout.token_ids)))
+    assert (layout.homes % layout.paths.shape[1]).tolist() == layout.positions.tolist()
+
+
+TREE = sorted([(1, 5, 7, 9), (1, 5, 7, 9), (1, 5, 8), (1, 5, 7, 2, 3, 4), (2, 5, 7), (1, 5)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shared_prefixes_change_no_state_and_no_gradient(dtype: torch.dtype) -> None:
+    model = tiny_llama(60).to(dtype)
+    assert can_share_prefixes(model)
+    layout = tree(TREE)
+    weights = torch.randn(len(layout.token_ids), model.config.hidden_size, dtype=dtype)
+    found = []
+    for states in (tree_states, row_states):
+        model.zero_grad()
+        out = states(model, layout)
+        (out * weights).sum().backward()
+        found.append((out.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (shared, shared_gradient), (plain, plain_gradient) = found
+    limit = 1e-5 if dtype == torch.float32 else 1e-6  # Llama norms in float32 whatever the dtype
+    assert float((shared - plain).abs().max()) < limit
+    assert float((shared_gradient - plain_gradient).norm() / plain_gradient.norm()) < limit
+
+
+def test_a_model_with_other_attention_falls_back_to_whole_sequences() -> None:
+    model = tiny_llama(60)
+    model.set_attn_implementation("eager")
+    assert not can_share_prefixes(model)
+    layout = tree(TREE)
+    learner = Learner(model, optim_config(), precision="fp32", temperature=1.0, max_length=4)
+    assert not learner.shares_prefixes
+    torch.testing.assert_close(learner._states(model, layout), row_states(model, layout))
 
 
 # --- the same log-probabilities everywhere ----------------------------------------------------------------------------
@@ -150,10 +203,9 @@ def play(chat: ChatFormat, kind: str, temperature: float, model: torch.nn.Module
 
 
 def flat(items: Seq[Sequence], model: torch.nn.Module, temperature: float) -> torch.Tensor:
-    """(N,) the learner's log-probabilities in the order of the items, one batch for all."""
+    """(N,) the learner's log-probabilities of sorted items, one batch for all."""
     learner = Learner(model, optim_config(), precision="fp32", temperature=temperature, max_length=1)
-    ordered = sorted(items, key=lambda s: -len(s.token_ids))
-    (batch,) = pack(ordered, 10_000)
+    (batch,) = pack(items, 10_000)
     with torch.no_grad():
         return learner.logprobs(batch)[batch.action_mask].double()
 
@@ -164,7 +216,7 @@ def test_learner_sampler_and_full_forward_pass_agree(chat: ChatFormat, kind: str
     model = tiny_llama(len(chat.tokenizer))
     items = sequences(play(chat, kind, temperature, model), ADVANTAGES)
     assert len(items) == (1 if kind == "transcript" else 2)
-    items.sort(key=lambda s: -len(s.token_ids))
+    items.sort(key=lambda s: s.token_ids)
     expected = torch.cat([reference_logprobs(model, s.token_ids, s.action_index, temperature) for s in items])
     learnt = flat(items, model, temperature)
     sampled = torch.tensor([value for s in items for value in s.logprobs], dtype=torch.float64)
@@ -178,5 +230,5 @@ def test_padding_is_zero_in_the_learners_logprobs() -> None:
     (batch,) = pack([made_up(9, 3), made_up(5, 1)], 100)
     values = learner.logprobs(batch).detach()
     assert values.shape == (2, 3)
-    assert values[1, 1:].tolist() == [0.0, 0.0]
+    assert values[0, 1:].tolist() == [0.0, 0.0]
     assert math.isfinite(float(values.sum()))

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentgrpo.samplers.prefix import common_prefix, longest_prefixes
+from agentgrpo.prefixes import common_prefix, longest_prefixes
 
 # Few symbols, so that long common prefixes are common.
 sequences = st.lists(st.integers(0, 1), max_size=12)

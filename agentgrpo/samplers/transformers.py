@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agentgrpo import policy
+from agentgrpo.prefixes import common_prefix, longest_prefixes
 from agentgrpo.samplers.base import Completion, SamplerStats, SamplingParams
-from agentgrpo.samplers.prefix import common_prefix, longest_prefixes
 from agentgrpo.samplers.sampling import draw
 from agentgrpo.samplers.slot_cache import SlotCache
 from agentgrpo.seeding import uniforms
