@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """On Linux with glibc: large tensors come from the heap, and the heap is not trimmed.
 
     By default every large temporary of a forward pass is mapped and unmapped, and the page faults cost more than the
-    arithmetic on it. Elsewhere this does nothing. Huge pages are asked for by PyTorch itself, if this runs before its
-    first tensor: less than a third of the page faults remain.
+    arithmetic on it. Elsewhere this does nothing. Huge pages, which save most page faults, are asked for by PyTorch
+    itself, if this runs before its first tensor.
     """
     if sys.platform != "linux":
         return

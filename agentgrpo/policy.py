@@ -64,6 +64,9 @@ def row_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
 
 def can_share_prefixes(model: PreTrainedModel) -> bool:
     """True when the model hands the paths of a prefix tree on to our attention and mixes tokens nowhere else."""
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size")):
+        return False  # such masks come from transformers, and the paths replace its masks; a short probe cannot see it
     # Sequences 0 1 2 and 0 3 1 2, long enough for a state that leaks from one to the other.
     device = model.device
     layout = TokenLayout(

@@ -168,6 +168,13 @@ def test_a_model_with_other_attention_falls_back_to_whole_sequences() -> None:
     torch.testing.assert_close(learner._states(model, layout), row_states(model, layout))
 
 
+@pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
+def test_a_model_that_looks_back_a_limited_way_computes_sequences_whole(name: str) -> None:
+    model = tiny_llama(60)
+    setattr(model.config, name, 4096)
+    assert not can_share_prefixes(model)
+
+
 # --- the same log-probabilities everywhere ----------------------------------------------------------------------------
 
 
