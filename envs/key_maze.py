@@ -43,13 +43,23 @@ class KeyMazeEnv(TextEnv[Maze, Situation]):
     Args:
         rooms: number of rooms, the treasure room included; 3..12.
         max_turns: actions per episode; None: 10 for 3 rooms, 12 for 4, then 3 more for every 2 rooms.
+        min_solution: fewest actions to the treasure; maps that take fewer, or more than ``max_turns``, are drawn again.
+            0 (any map) .. rooms + 2.
     """
 
-    def __init__(self, rooms: int = 3, max_turns: int | None = None) -> None:
+    def __init__(self, rooms: int = 3, max_turns: int | None = None, min_solution: int = 0) -> None:
         self.rooms = in_range("rooms", rooms, 3, len(ROOM_NAMES))
         super().__init__((10 if rooms == 3 else 6 + 3 * rooms // 2) if max_turns is None else max_turns)
+        # Longer ways exist, but hardly any map has one: drawing again and again would take seconds.
+        self.min_solution = in_range("min_solution", min_solution, 0, min(rooms + 2, self.max_turns))
 
     def _new_task(self) -> str:
+        self._draw_map()
+        while self.min_solution and not self.min_solution <= len(self._plan()) <= self.max_turns:
+            self._draw_map()
+        return GOAL
+
+    def _draw_map(self) -> None:
         rng = self.np_random
         cells = _grow(self.rooms, rng)
         exits: list[dict[str, int]] = [
@@ -62,7 +72,6 @@ class KeyMazeEnv(TextEnv[Maze, Situation]):
         names = tuple(ROOM_NAMES[i] for i in rng.permutation(len(ROOM_NAMES))[: self.rooms])
         self.task = Maze(names, tuple(exits), key_room, door_room, treasure)
         self.state = Situation(start, has_key=False, door_open=False)
-        return GOAL
 
     def _view(self) -> View:
         view = self.task.views.get(self.state)
@@ -122,9 +131,9 @@ def _describe(maze: Maze, now: Situation) -> View:
         parts = ["You reach the treasure."]
     if now.room == maze.key_room and not now.has_key:
         parts.append("Key here.")
-    if now.room == maze.door_room and not now.door_open:
+    if now.room == maze.door_room:
         direction = next(name for name, room in maze.exits[now.room].items() if room == maze.treasure_room)
-        parts.append(f"Locked door {direction}.")
+        parts.append(f"{'Open' if now.door_open else 'Locked'} door {direction}.")
     if now.has_key:
         parts.append("You have the key.")
     text = " ".join(parts)

@@ -55,3 +55,9 @@ def test_random_and_oracle_figures(env_id: str, kwargs: dict[str, Any], success:
     # standard errors, twice: the expected values were themselves measured.
     assert abs(statistics.mean(rates) - success) < 4 * math.sqrt(2) * statistics.stdev(rates) / math.sqrt(TASKS)
     assert abs(statistics.mean(lengths) - steps) <= 4 * math.sqrt(2) * statistics.stdev(lengths) / math.sqrt(TASKS)
+
+
+def test_a_random_player_hardly_ever_solves_the_sparse_maze() -> None:
+    rates, lengths = figures("agentgrpo/KeyMaze-v0", {"rooms": 8, "max_turns": 14, "min_solution": 10})
+    assert sum(rates) * ROLLOUTS <= 3  # 0.3 of 600 are expected
+    assert 10 <= min(lengths) <= max(lengths) <= 14

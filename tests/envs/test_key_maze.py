@@ -27,7 +27,7 @@ def test_the_way_to_the_treasure_by_hand() -> None:
         "Room B. Exits: east. Key here." + NOTHING,
         "Room B. Exits: east." + KEY,
         "Room A. Exits: west. Locked door east." + KEY,
-        "Room A. Exits: east, west." + KEY,
+        "Room A. Exits: east, west. Open door east." + KEY,
         "You reach the treasure." + KEY,
     ]
 
@@ -91,7 +91,19 @@ def test_evaluation_tasks_are_mostly_unseen_in_training() -> None:
     assert sum(task(seed) in seen for seed in range(10_000, 10_200)) < 20
 
 
+def test_no_map_has_a_shorter_way_than_asked_for() -> None:
+    env = KeyMazeEnv(rooms=8, max_turns=14, min_solution=10)
+    lengths = []
+    for seed in range(60):
+        env.reset(seed=seed)
+        lengths.append(len(env.oracle_actions()))
+    assert min(lengths) == 10
+    assert max(lengths) <= 14
+
+
 def test_dials() -> None:
     assert [KeyMazeEnv(rooms).max_turns for rooms in (3, 4, 6)] == [10, 12, 15]
     with pytest.raises(ValueError, match=r"rooms must be an integer from 3 to 12, got 2\."):
         KeyMazeEnv(rooms=2)
+    with pytest.raises(ValueError, match=r"min_solution must be an integer from 0 to 10, got 11\."):
+        KeyMazeEnv(rooms=8, min_solution=11)
