@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgrpo import models
 
-_STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
+_STATE, _OPTIMIZER = "state.json", "optimizer"
 
 
 class DamagedCheckpoint(ValueError):
@@ -52,10 +52,20 @@ class CheckpointStore:
         tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
         state: Mapping[str, Any],
+        extras: Callable[[Path], None] = lambda folder: None,
     ) -> Path:
-        """Writes ``update_NNNNNN`` and removes the oldest beyond ``keep``."""
+        """Writes ``update_NNNNNN`` and removes the oldest beyond ``keep``.
+
+        Args:
+            extras: writes further files into the folder that it is given.
+        """
         final = self.folder / f"update_{update:06d}"
-        self._write(final, model, tokenizer, {**state, "update": update}, optimizer)
+
+        def rest(folder: Path) -> None:
+            save_optimizer(optimizer, folder)
+            extras(folder)
+
+        self._write(final, model, tokenizer, {**state, "update": update}, rest)
         for old in self._numbered()[: -self._keep]:
             shutil.rmtree(old)
         return final
@@ -64,7 +74,7 @@ class CheckpointStore:
         self, update: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]
     ) -> None:
         """Writes ``best``: the model alone, since nobody resumes from it."""
-        self._write(self.folder / "best", model, tokenizer, {**state, "update": update}, None)
+        self._write(self.folder / "best", model, tokenizer, {**state, "update": update}, lambda folder: None)
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest complete checkpoint, and a sentence for each newer one that is damaged."""
@@ -85,13 +95,12 @@ class CheckpointStore:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         state: Mapping[str, Any],
-        optimizer: torch.optim.Optimizer | None,
+        rest: Callable[[Path], None],
     ) -> None:
         part = final.with_name(f".{final.name}.part")
         models.save(model, tokenizer, part)
-        if optimizer is not None:
-            save_file(_flatten(optimizer), part / _OPTIMIZER)
-        sizes = {p.name: p.stat().st_size for p in sorted(part.iterdir())}
+        rest(part)
+        sizes = {str(p.relative_to(part)): p.stat().st_size for p in sorted(part.rglob("*")) if p.is_file()}
         (part / _STATE).write_text(json.dumps({**state, "files": sizes}, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
@@ -118,9 +127,14 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, state)
 
 
-def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path, name: str = _OPTIMIZER) -> None:
+    """Writes moments and step counts."""
+    save_file(_flatten(optimizer), folder / f"{name}.safetensors")
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, name: str = _OPTIMIZER) -> None:
     """Puts the saved moments and step counts into an optimiser over the same parameters."""
-    saved = load_file(checkpoint.folder / _OPTIMIZER)
+    saved = load_file(checkpoint.folder / f"{name}.safetensors")
     current = optimizer.state_dict()
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in saved.items():

@@ -1,4 +1,4 @@
-"""The commands: ``python -m agentgrpo train | eval | play | check-env``, also installed as ``agentgrpo``."""
+"""The commands: ``python -m agentgrpo train | eval | play | check-env | algorithms``; also ``agentgrpo ...``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ usage: agentgrpo COMMAND [key=value ...]
   eval        success of a run's policy, or of any model, on the held-out tasks
   play        play an environment yourself, or watch a run's policy
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
+  algorithms  what there is to choose from: formula, source, options and defaults
 
   train --cfg job   prints the whole configuration
   COMMAND --help    lists what can be chosen
@@ -162,9 +163,21 @@ def _check_env(args: list[str]) -> int:
     return check(args)
 
 
+def _algorithms(args: list[str]) -> int:
+    from rich.console import Console
+
+    from agentgrpo.algorithm_table import print_table
+
+    if args:
+        raise ValueError(f"algorithms takes no settings, got {' '.join(args)}.")
+    print_table(Console())
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "play": _play,
     "check-env": _check_env,
+    "algorithms": _algorithms,
 }

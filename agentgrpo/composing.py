@@ -14,11 +14,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from agentgrpo.registry import did_you_mean
+from agentgrpo.checks import did_you_mean
 from agentgrpo.run_folder import RunFolder
 
 CONFIG_MODULE = "agentgrpo.conf"
-GROUPS = ("env", "algorithm", "model", "sampler", "experiment")
+GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment")
 _CONF = Path(__file__).resolve().parent / "conf"
 
 # my_module:Maze-v0 -> Maze
@@ -47,7 +47,7 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
     for override in selections:
         _check_choice(override)
     # Keys below a group differ with the choice, so they are looked up in what was chosen (in a sweep, first).
-    chosen = _compose(name, [f"{o.key_or_group}={_values(o)[0]}" for o in selections])
+    chosen = _compose(name, [_first(o) for o in selections])
     keys = list(_keys(OmegaConf.to_container(chosen)))
     for override in parsed:
         key = override.key_or_group
@@ -69,12 +69,21 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
-    """Adds ``env=custom`` where ``env.id`` names an environment of the user's own.
+    """Adds ``env=custom`` and ``algorithm=custom`` where an override names the user's own.
 
-    Otherwise it would be made with the arguments and the instructions of the default environment.
+    Otherwise they would be made with the arguments of the default environment and the default algorithm. The fields of
+    the user's algorithm stand in no yaml, so they are added.
     """
-    keys = {o.key_or_group for o in _parse(overrides)}
-    return ["env=custom", *overrides] if "env.id" in keys and "env" not in keys else list(overrides)
+    parsed = _parse(overrides)
+    keys = {o.key_or_group for o in parsed}
+    lines = list(overrides)
+    if "algorithm" not in keys and any(
+        o.key_or_group == "algorithm.name" and ":" in value for o in parsed for value in _values(o)
+    ):
+        own = [o.key_or_group.startswith("algorithm.") and o.key_or_group != "algorithm.name" for o in parsed]
+        lines = [f"+{line.lstrip('+')}" if added else line for line, added in zip(lines, own, strict=True)]
+        lines = ["algorithm=custom", *lines]
+    return ["env=custom", *lines] if "env.id" in keys and "env" not in keys else lines
 
 
 def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig | None]:
@@ -114,8 +123,8 @@ def differences(before: DictConfig, after: DictConfig, allowed: Sequence[str] = 
 
 
 def choices(group: str) -> list[str]:
-    """Names of the yaml files of a group."""
-    return sorted(p.stem for p in (_CONF / group).glob("*.yaml"))
+    """Names of the yaml files of a group; those that start with _ are parts of others."""
+    return sorted(p.stem for p in (_CONF / group).glob("[!_]*.yaml"))
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -144,7 +153,17 @@ def _check_choice(override: Override) -> None:
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_string_iterator()]
-    return [str(override.value())] if override.value() is not None else ["null"]
+    value = override.value()
+    if isinstance(value, list):
+        return [str(v) for v in value]
+    return ["null"] if value is None else [str(value)]
+
+
+def _first(override: Override) -> str:
+    """The override itself, or that of a sweep's first job."""
+    line = f"{override.key_or_group}={_values(override)[0]}" if override.is_sweep_override() else override.input_line
+    assert line is not None
+    return line
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,28 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agentgrpo.algorithm import Algorithm
-from agentgrpo.registry import algorithm_class, did_you_mean
-
-
-def _at_least(name: str, value: float, lowest: float) -> None:
-    if value < lowest:
-        raise ValueError(f"{name} must be at least {lowest:g}, got {value:g}.")
-
-
-def _above(name: str, value: float, bound: float) -> None:
-    if value <= bound:
-        raise ValueError(f"{name} must be above {bound:g}, got {value:g}.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{did_you_mean(value, allowed)}")
+from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed
+from agentgrpo.registry import algorithm_class
 
 
 @dataclass
@@ -67,14 +53,14 @@ class ModelConfig:
     context_length: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("model.kind", self.kind, ("nano", "hf"))
-        _one_of("model.precision", self.precision, ("fp32", "bf16"))
+        one_of("model.kind", self.kind, ("nano", "hf"))
+        one_of("model.precision", self.precision, ("fp32", "bf16"))
         if self.kind != "nano":
             return
-        _at_least("model.vocab_size", self.vocab_size, 300)
-        _at_least("model.num_layers", self.num_layers, 1)
-        _at_least("model.num_heads", self.num_heads, 1)
-        _at_least("model.context_length", self.context_length, 16)
+        at_least("model.vocab_size", self.vocab_size, 300)
+        at_least("model.num_layers", self.num_layers, 1)
+        at_least("model.num_heads", self.num_heads, 1)
+        at_least("model.context_length", self.context_length, 16)
         if self.hidden_size <= 0 or self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"model.hidden_size must be a multiple of 2 * model.num_heads, got {self.hidden_size} "
@@ -89,9 +75,9 @@ class SamplerConfig:
     cache_gb: float
 
     def __post_init__(self) -> None:
-        _one_of("sampler.kind", self.kind, ("transformers",))
-        _one_of("sampler.precision", self.precision, ("fp32", "bf16"))
-        _above("sampler.cache_gb", self.cache_gb, 0)
+        one_of("sampler.kind", self.kind, ("transformers",))
+        one_of("sampler.precision", self.precision, ("fp32", "bf16"))
+        above("sampler.cache_gb", self.cache_gb, 0)
 
 
 @dataclass
@@ -100,8 +86,8 @@ class ContextConfig:
     window_turns: int
 
     def __post_init__(self) -> None:
-        _one_of("context.kind", self.kind, ("transcript", "window"))
-        _at_least("context.window_turns", self.window_turns, 0)
+        one_of("context.kind", self.kind, ("transcript", "window"))
+        at_least("context.window_turns", self.window_turns, 0)
 
 
 @dataclass
@@ -112,10 +98,10 @@ class RolloutConfig:
     step_timeout: float
 
     def __post_init__(self) -> None:
-        _above("rollout.temperature", self.temperature, 0)
-        _at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
-        _at_least("rollout.max_turns", self.max_turns, 1)
-        _above("rollout.step_timeout", self.step_timeout, 0)
+        above("rollout.temperature", self.temperature, 0)
+        at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
+        at_least("rollout.max_turns", self.max_turns, 1)
+        above("rollout.step_timeout", self.step_timeout, 0)
 
 
 @dataclass
@@ -130,13 +116,13 @@ class OptimConfig:
     micro_batch_tokens: int
 
     def __post_init__(self) -> None:
-        _above("optim.lr", self.lr, 0)
-        _at_least("optim.lr_warmup", self.lr_warmup, 0)
-        _at_least("optim.weight_decay", self.weight_decay, 0)
-        _above("optim.max_grad_norm", self.max_grad_norm, 0)
-        _at_least("optim.epochs", self.epochs, 1)
-        _at_least("optim.minibatches", self.minibatches, 1)
-        _at_least("optim.micro_batch_tokens", self.micro_batch_tokens, 1)
+        above("optim.lr", self.lr, 0)
+        at_least("optim.lr_warmup", self.lr_warmup, 0)
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        above("optim.max_grad_norm", self.max_grad_norm, 0)
+        at_least("optim.epochs", self.epochs, 1)
+        at_least("optim.minibatches", self.minibatches, 1)
+        at_least("optim.micro_batch_tokens", self.micro_batch_tokens, 1)
 
 
 @dataclass
@@ -148,12 +134,12 @@ class WarmStartConfig:
     lr: float
 
     def __post_init__(self) -> None:
-        _at_least("warm_start.episodes", self.episodes, 0)
+        at_least("warm_start.episodes", self.episodes, 0)
         if not 0 <= self.oracle_share <= 1:
             raise ValueError(f"warm_start.oracle_share must be in [0, 1], got {self.oracle_share}.")
-        _at_least("warm_start.epochs", self.epochs, 1)
-        _at_least("warm_start.batch_episodes", self.batch_episodes, 1)
-        _above("warm_start.lr", self.lr, 0)
+        at_least("warm_start.epochs", self.epochs, 1)
+        at_least("warm_start.batch_episodes", self.batch_episodes, 1)
+        above("warm_start.lr", self.lr, 0)
 
 
 @dataclass
@@ -163,9 +149,9 @@ class EvalConfig:
     temperature: float
 
     def __post_init__(self) -> None:
-        _at_least("eval.every", self.every, 1)
-        _at_least("eval.num_tasks", self.num_tasks, 1)
-        _at_least("eval.temperature", self.temperature, 0)
+        at_least("eval.every", self.every, 1)
+        at_least("eval.num_tasks", self.num_tasks, 1)
+        at_least("eval.temperature", self.temperature, 0)
 
 
 @dataclass
@@ -174,8 +160,8 @@ class CheckpointConfig:
     keep: int
 
     def __post_init__(self) -> None:
-        _at_least("checkpoint.every", self.every, 1)
-        _at_least("checkpoint.keep", self.keep, 1)
+        at_least("checkpoint.every", self.every, 1)
+        at_least("checkpoint.keep", self.keep, 1)
 
 
 @dataclass
@@ -184,8 +170,8 @@ class LogConfig:
     every: int
 
     def __post_init__(self) -> None:
-        _at_least("log.trajectories", self.trajectories, 0)
-        _at_least("log.every", self.every, 1)
+        at_least("log.trajectories", self.trajectories, 0)
+        at_least("log.every", self.every, 1)
 
 
 @dataclass
@@ -194,6 +180,7 @@ class TrainConfig:
 
     env: EnvConfig
     algorithm: dict[str, Any]
+    reward: dict[str, Any]
     model: ModelConfig
     sampler: SamplerConfig
     seed: int
@@ -211,9 +198,9 @@ class TrainConfig:
     log: LogConfig
 
     def __post_init__(self) -> None:
-        _at_least("num_updates", self.num_updates, 0)
-        _at_least("groups_per_update", self.groups_per_update, 1)
-        _at_least("group_size", self.group_size, 1)
+        at_least("num_updates", self.num_updates, 0)
+        at_least("groups_per_update", self.groups_per_update, 1)
+        at_least("group_size", self.group_size, 1)
         if self.model.kind == "hf" and not self.model.path:
             raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
 
@@ -225,7 +212,8 @@ def parse(config: DictConfig) -> TrainConfig:
         ValueError: names the key, what it was given and what is allowed.
     """
     try:
-        checked = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
+        # Without any reward term the key is missing altogether; what to do about that is said where terms are built.
+        checked = OmegaConf.merge(OmegaConf.structured(TrainConfig), {"reward": {}}, config)
         parsed = OmegaConf.to_object(checked)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
@@ -235,21 +223,22 @@ def parse(config: DictConfig) -> TrainConfig:
 
 
 def build_algorithm(config: TrainConfig) -> tuple[Algorithm, list[str]]:
-    """The algorithm of a configuration, and the ``algorithm.*`` keys that it has no use for.
+    """The algorithm of a configuration, and the options that are set although it has no use for them.
 
     Raises:
-        ValueError: unknown name, a value out of range, or groups too small to give a signal.
+        ValueError: unknown name or key, a value out of range, or a combination that makes no sense.
     """
-    name = config.algorithm["name"]
-    cls = algorithm_class(name)
-    known = {f.name for f in dataclasses.fields(cls)}
+    cls = algorithm_class(config.algorithm["name"])
+    known = [f.name for f in dataclasses.fields(cls)]
     values = {k: v for k, v in config.algorithm.items() if k != "name"}
-    ignored = sorted(set(values) - known)
-    algorithm = cls(**{k: v for k, v in values.items() if k in known})
-    if config.group_size < cls.min_group_size:
-        raise ValueError(
-            f"group_size={config.group_size} gives no signal with algorithm {name!r}: it compares the "
-            f"members of a group "
-            f"with each other. Set group_size to {cls.min_group_size} or more; 8 is usual."
-        )
-    return algorithm, ignored
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(
+                f"algorithm.{key} is no field of {config.algorithm['name']!r}.{did_you_mean(key, known)} "
+                f"It has: {', '.join(known)}. A registered algorithm is chosen with its own yaml: algorithm=NAME."
+            )
+        typed(f"algorithm.{key}", value, hints[key])
+    algorithm = cls(**values)
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    return algorithm, sorted(k for k in algorithm.unused if values.get(k, defaults[k]) != defaults[k])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
+import numpy as np
 
+from agentgrpo.checks import did_you_mean
 from agentgrpo.config import EnvConfig
 from agentgrpo.deadline import DeadlineRunner, Failure
-from agentgrpo.registry import did_you_mean
 
 Env = gym.Env[str, str]
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
@@ -89,7 +91,35 @@ def attribute(env: Env, name: str) -> Any:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
-def probe(config: EnvConfig, max_turns: int, timeout: float) -> None:
+def oracle_plan(env: Env) -> list[str]:
+    """Actions from here to the goal; empty where the environment offers no oracle or the oracle knows no way."""
+    plan = attribute(env, "oracle_actions")
+    return [str(action) for action in plan()] if plan is not None else []
+
+
+def plain_entries(info: dict[str, Any]) -> dict[str, Any]:
+    """The entries that can be copied and written to a file whatever the environment puts beside them."""
+    plain = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in info.items()}
+    return {k: v for k, v in plain.items() if isinstance(v, (str, int, float, list, tuple, dict)) or v is None}
+
+
+def reference_trace(info: dict[str, Any]) -> str | None:
+    """The written solution that a single-turn task offers in ``info["reference"]``, if any."""
+    trace = info.get("reference")
+    return None if trace is None else str(trace)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvFacts:
+    """What an environment offers besides ``reset`` and ``step``."""
+
+    max_return: float | None
+    has_expert: bool
+    info_keys: frozenset[str]
+    """What ``reset`` gives in ``info``."""
+
+
+def probe(config: EnvConfig, max_turns: int, timeout: float) -> EnvFacts:
     """Plays one short episode before anything expensive happens.
 
     Raises:
@@ -97,9 +127,11 @@ def probe(config: EnvConfig, max_turns: int, timeout: float) -> None:
     """
     env = make_env(config)
     runner = DeadlineRunner(timeout)
+    given: dict[str, Any] = {}
 
     def episode() -> str:
         first, info = checked_reset(env, 0, 0)
+        given.update(info)
         again, info = checked_reset(env, 0, 0)
         if again != first:
             return (
@@ -119,6 +151,8 @@ def probe(config: EnvConfig, max_turns: int, timeout: float) -> None:
     # The deadline is one step's, so the whole probe gets it for every one of its calls.
     runner.timeout = timeout * (max_turns + 2)
     result = runner.run([episode])[0]
+    has_expert = reference_trace(given) is not None or attribute(env, "oracle_actions") is not None
+    facts = EnvFacts(attribute(env, "max_return"), has_expert, frozenset(given))
     env.close()
     trace = result.error.strip() if isinstance(result, Failure) else ""
     problem = trace.splitlines()[-1] if isinstance(result, Failure) else result
@@ -128,3 +162,4 @@ def probe(config: EnvConfig, max_turns: int, timeout: float) -> None:
             f"Environment {config.id!r} does not keep the contract: {problem}\n"
             f"`python -m agentgrpo check-env {config.id}` tells more.{details}"
         )
+    return facts

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from agentgrpo.config import EnvConfig
 from agentgrpo.environments import checked_reset, make_env
+from agentgrpo.rewards import RewardScorer
 from agentgrpo.rollout import Player, RolloutRunner, Task
 from agentgrpo.seeding import panel_task_seed
 from agentgrpo.types import Group
@@ -70,11 +71,11 @@ class Evaluation:
         }
 
 
-def evaluate(runner: RolloutRunner, player: Player, panel: Panel) -> Evaluation:
+def evaluate(runner: RolloutRunner, player: Player, panel: Panel, scorer: RewardScorer) -> Evaluation:
     """Plays each task of the panel once, with noise that is the same at every evaluation."""
-    groups = runner.collect(player, panel.tasks, group_size=1)
+    groups = scorer.score(runner.collect(player, panel.tasks, group_size=1))
     episodes = [group.trajectories[0] for group in groups]
-    known = [t.episode_return for t in episodes if not t.status.crashed]
+    known = [t.episode_return for t in episodes if t.has_return]
     return Evaluation(
         outcomes=tuple(t.success for t in episodes),
         return_mean=sum(known) / max(len(known), 1),

@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from agentgrpo import checkpoint, environments, models
+from agentgrpo.checks import did_you_mean
 from agentgrpo.config import TrainConfig, parse
 from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
 from agentgrpo.evaluation import evaluate, make_panel
-from agentgrpo.registry import did_you_mean
+from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.rollout import PolicyPlayer
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
@@ -27,7 +28,7 @@ def evaluate_command(config: DictConfig) -> int:
     panel = make_panel(c.env, c.eval.num_tasks)
     sampler = build_sampler(c, made)
     player = PolicyPlayer(sampler, c.eval.temperature, c.rollout.max_new_tokens)
-    result = evaluate(build_runner(c, made), player, panel)
+    result = evaluate(build_runner(c, made), player, panel, RewardScorer(build_terms(c.reward)))
     low, high = result.interval
     print(f"policy    {name}")
     print(f"panel     {panel.name}, {len(panel.tasks)} tasks, hash {panel.hash[:16]}")

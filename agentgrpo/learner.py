@@ -7,19 +7,24 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agentgrpo import packing, policy
+from agentgrpo import losses, packing, policy
 from agentgrpo.algorithm import Algorithm, LossOutput
 from agentgrpo.config import OptimConfig
+from agentgrpo.critic import Critic
 from agentgrpo.seeding import permutation
 from agentgrpo.types import Batch, Denominators, TokenLayout
 from agentgrpo.types import Sequence as TokenSequence
 
-LossFunction = Callable[[Tensor, Batch, Denominators], LossOutput]
+NOTHING = 1e-8
+"""Advantages up to this are rounding errors of 0: Adam would scale the gradient they give up to a full step."""
+
+LossFunction = Callable[[Tensor, Batch, Denominators, Tensor | None], LossOutput]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +58,27 @@ class Learner:
         self._bf16 = precision == "bf16"
         self._temperature = temperature
         self._max_length = max_length
-        self._reference: PreTrainedModel | None = None
+        self.reference: PreTrainedModel | None = None
+        self.critic: Critic | None = None
+        self.critic_optimizer: torch.optim.Optimizer | None = None
         self.num_steps = 0
         self.shares_prefixes = policy.can_share_prefixes(model)
         """False where the model cannot, and every sequence is computed whole."""
-        self._states = policy.tree_states if self.shares_prefixes else policy.row_states
         self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
         """Forgets all moments, as between imitation and reinforcement learning."""
-        config = self._config
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
+        self.optimizer = self._adamw(self.model, self._config.lr)
+        self.num_steps = 0
+
+    def _adamw(self, module: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            [p for p in module.parameters() if p.requires_grad],
+            lr=lr,
+            betas=self._config.betas,
+            weight_decay=self._config.weight_decay,
             fused=True,
         )
-        self.num_steps = 0
 
     def freeze_reference(self) -> None:
         """Keeps a copy of the weights as they are now: the policy that a KL term holds on to."""
@@ -78,7 +86,19 @@ class Learner:
 
     def set_reference(self, model: PreTrainedModel) -> None:
         """Holds on to the given policy in the KL term."""
-        self._reference = model.requires_grad_(False)
+        self.reference = model.requires_grad_(False)
+
+    @torch.no_grad()
+    def move_reference(self, mix: float) -> None:
+        """Moves the reference towards the policy: ``mix`` of the policy, the rest of the old reference."""
+        assert self.reference is not None
+        for old, new in zip(self.reference.parameters(), self.model.parameters(), strict=True):
+            old.lerp_(new, mix)
+
+    def make_critic(self, lr: float) -> None:
+        """Starts a critic from the weights as they are now."""
+        self.critic = Critic(self.model)
+        self.critic_optimizer = self._adamw(self.critic, lr)
 
     # --- reinforcement learning -----------------------------------------------------------------------------------
 
@@ -89,7 +109,7 @@ class Learner:
 
         A minibatch whose advantages are all 0 does not touch the weights: Adam would scale momentum and any tiny term
         up to a full step. For the same reason sequences without any advantage are counted, but not computed, where
-        the loss has no other term: they add exactly 0.
+        the loss has no other term: they add exactly 0. A critic learns from every sequence.
 
         Args:
             coordinates: names this update's data order.
@@ -97,19 +117,22 @@ class Learner:
             metrics: means over policy tokens and steps.
         """
         steps: list[_StepResult] = []
+        values: list[_StepResult] = []
+        with_entropy = algorithm.entropy_coef > 0
         for epoch in range(self._config.epochs):
             order = permutation(len(items), *coordinates, "order", epoch)
             size = max(1, math.ceil(len(items) / self._config.minibatches))
             for start in range(0, len(items), size):
                 part = [items[i] for i in sorted(order[start : start + size])]
-                signal = [s for s in part if any(s.advantages)]
+                signal = [s for s in part if any(abs(a) > NOTHING for a in s.advantages)]
+                counts = packing.count(part, self._max_length)
                 if signal:
-                    counts = packing.count(part, self._max_length)
-                    computed = part if algorithm.needs_reference else signal
-                    rate = self._rate()
-                    steps.append(self._step(computed, algorithm.loss, counts, rate, algorithm.needs_reference))
+                    computed = part if algorithm.needs_every_sequence else signal
+                    steps.append(self._step(computed, algorithm.loss, counts, self._rate(), with_entropy))
                     self.num_steps += 1
-        return self._metrics(steps)
+                if self.critic is not None:
+                    values.append(self._critic_step(part, algorithm, counts))
+        return self._metrics(steps) | _critic_metrics(values)
 
     def _metrics(self, steps: Sequence[_StepResult]) -> dict[str, float]:
         if not steps:
@@ -133,10 +156,12 @@ class Learner:
     def imitate(self, items: Sequence[TokenSequence], lr: float) -> float:
         """One optimiser step on the cross-entropy of the policy tokens; returns it in nats per token."""
 
-        def cross_entropy(logprobs: Tensor, batch: Batch, denominators: Denominators) -> LossOutput:
+        def cross_entropy(
+            logprobs: Tensor, batch: Batch, denominators: Denominators, entropy: Tensor | None
+        ) -> LossOutput:
             return LossOutput(-torch.where(batch.action_mask, logprobs, 0.0).sum() / denominators.tokens, {})
 
-        return self._step(items, cross_entropy, packing.count(items, self._max_length), lr, with_reference=False).loss
+        return self._step(items, cross_entropy, packing.count(items, self._max_length), lr, with_entropy=False).loss
 
     # --- one optimiser step ---------------------------------------------------------------------------------------
 
@@ -146,56 +171,111 @@ class Learner:
         loss: LossFunction,
         denominators: Denominators,
         lr: float,
-        with_reference: bool,
+        with_entropy: bool,
     ) -> _StepResult:
         total, sums, gap_max = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0
         self.optimizer.zero_grad(set_to_none=True)
-        for packed in packing.pack(items, self._config.micro_batch_tokens):
-            batch = self._to_device(packed)
-            if with_reference:
-                assert self._reference is not None
-                with torch.no_grad():
-                    batch = replace(batch, ref_logprobs=self.logprobs(batch, self._reference))
-            logprobs = self.logprobs(batch)
-            output = loss(logprobs, batch, denominators)
+        for batch in self.pack(items):
+            logprobs, entropy = self._forward(batch, self.model, with_entropy)
+            output = loss(logprobs, batch, denominators, entropy)
             output.loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 total += float(output.loss)
-                gap = torch.where(batch.action_mask, (logprobs - batch.old_logprobs).abs(), 0.0)
+                gap = torch.where(batch.action_mask, (logprobs - batch.sampler_logprobs).abs(), 0.0)
                 gap_max = max(gap_max, float(gap.max()))
                 sums["gap"] += float(gap.sum())
                 # -log p of a sampled token estimates the entropy without bias while sampler and policy agree.
                 sums["loss/entropy"] -= float(torch.where(batch.action_mask, logprobs, 0.0).sum())
                 for name, value in output.sums.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
+        norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
+        return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max)
+
+    def _critic_step(
+        self, items: Sequence[TokenSequence], algorithm: Algorithm, denominators: Denominators
+    ) -> _StepResult:
+        assert self.critic is not None
+        assert self.critic_optimizer is not None
+        total, spread = 0.0, 0.0
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        for batch in self.pack(items):
+            assert batch.returns is not None
+            values = self.values(batch)
+            errors = algorithm.value_loss(values, batch)
+            loss = losses.aggregate(errors, batch.action_mask, "token-mean", denominators)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            spread += float(torch.where(batch.action_mask, (values - batch.returns).abs(), 0.0).sum().detach())
+        norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
+        return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0)
+
+    def _apply(
+        self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float | None, setting: str
+    ) -> float:
+        """Clips the gradient, takes the step, and returns the norm from before the clip."""
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), self._config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"The gradient is {float(norm)} at optimiser step {self.num_steps}. Lower optim.lr, or "
+                f"The gradient is {float(norm)} at optimiser step {self.num_steps}. Lower {setting}, or "
                 f"use model.precision=fp32."
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        return _StepResult(total, sums, sum(len(s.action_index) for s in items), float(norm), gap_max)
+        if lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        optimizer.step()
+        return float(norm)
+
+    # --- forward passes -------------------------------------------------------------------------------------------
+
+    def pack(self, items: Sequence[TokenSequence]) -> list[Batch]:
+        """Micro-batches on the model's device."""
+        return [self._to_device(batch) for batch in packing.pack(items, self._config.micro_batch_tokens)]
 
     def logprobs(self, batch: Batch, model: PreTrainedModel | None = None) -> Tensor:
         """(B, T) float32 log-probabilities of the batch's policy tokens, 0 on padding."""
-        model = self.model if model is None else model
-        autocast = torch.autocast(model.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
-        with autocast:
-            states = self._states(model, batch.layout)  # (N, D)
+        return self._forward(batch, self.model if model is None else model, with_entropy=False)[0]
+
+    def values(self, batch: Batch) -> Tensor:
+        """(B, T) float32 values of the critic before the batch's policy tokens, 0 on padding."""
+        assert self.critic is not None
+        with self._autocast():
+            values: Tensor = self.critic(batch, share_prefixes=self.shares_prefixes)
+        return values
+
+    def _forward(self, batch: Batch, model: PreTrainedModel, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+        with self._autocast():
+            states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
             at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
-            values = policy.token_logprobs(model, states[at], targets, self._temperature)
-        return torch.zeros(batch.action_mask.shape, device=values.device).masked_scatter(batch.action_mask, values)
+            found = policy.token_logprobs(model, states[at], targets, self._temperature, with_entropy=with_entropy)
+        logprobs, entropy = (None if x is None else _padded(x, batch.action_mask) for x in found)
+        assert logprobs is not None
+        return logprobs, entropy
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self.model.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.model.device
         if device.type == "cpu":
             return batch
-        nodes = {f.name: getattr(batch.layout, f.name).to(device) for f in fields(TokenLayout)}
-        moved = {
-            name: getattr(batch, name).to(device)
-            for name in ("predictor", "targets", "action_mask", "old_logprobs", "advantages")
+        nodes: dict[str, Any] = {f.name: getattr(batch.layout, f.name).to(device) for f in fields(TokenLayout)}
+        moved: dict[str, Any] = {
+            f.name: value.to(device) for f in fields(Batch) if isinstance(value := getattr(batch, f.name), Tensor)
         }
         return replace(batch, layout=TokenLayout(**nodes), **moved)
+
+
+def _padded(values: Tensor, mask: Tensor) -> Tensor:
+    """(A,) -> (B, T), 0 off the mask."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def _critic_metrics(steps: Sequence[_StepResult]) -> dict[str, float]:
+    if not steps:
+        return {}
+    tokens = sum(s.tokens for s in steps)
+    return {
+        "critic/loss": sum(s.loss for s in steps) / len(steps),
+        "critic/error_mean": sum(s.sums["error"] for s in steps) / tokens,
+        "critic/grad_norm": sum(s.grad_norm for s in steps) / len(steps),
+    }

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from agentgrpo.types import Group, RolloutStatus, StopReason
+from agentgrpo.algorithm import State
+from agentgrpo.collection import Experience
+from agentgrpo.types import Group, RolloutStatus, StopReason, Trajectory
+
+
+def experience_metrics(experience: Experience) -> dict[str, float]:
+    """Everything about a round: the policy's own episodes, what an expert's lead made of the others, what was kept."""
+    metrics = rollout_metrics(experience.groups)
+    guided = [t for g in experience.groups for t in g if t.guided and t.has_return]
+    if guided:
+        metrics["guided/success"] = _mean([t.success for t in guided])
+        metrics["guided/return_mean"] = _mean([t.episode_return for t in guided])
+        metrics["guided/expert_tokens_mean"] = _mean([sum(s.num_guided for s in t.steps) for t in guided])
+    metrics["rollout/kept_group_share"] = len(experience.kept) / max(len(experience.groups), 1)
+    metrics["rollout/num_rounds"] = experience.num_rounds
+    return metrics
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Means over episodes, turns and groups, named ``rollout/...``. Crashed episodes count in their own share only."""
-    episodes = [t for group in groups for t in group]
-    known = [t for t in episodes if not t.status.crashed]
+    """Means over episodes, turns and groups, named ``rollout/...``.
+
+    Episodes that an expert led in are left out: they do not show what the policy can do. Episodes of unknown return
+    count in their own share only.
+    """
+    episodes = [t for group in groups for t in group if not t.guided]
+    known = [t for t in episodes if t.has_return]
     steps = [s for t in known for s in t.steps]
     returns = [t.episode_return for t in known]
     status = Counter(t.status for t in episodes)
@@ -27,16 +46,33 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
     for name in RolloutStatus:
         metrics[f"rollout/{name}_share"] = status[name] / max(len(episodes), 1)
-    return metrics | _group_metrics(groups)
+    return metrics | _group_metrics(groups) | _diversity_metrics(groups) | _term_metrics(known)
+
+
+def algorithm_metrics(state: State) -> dict[str, float]:
+    """The numbers that an algorithm carries from update to update, named ``algorithm/...``."""
+    return {f"algorithm/{k}": float(v) for k, v in state.items() if isinstance(v, (int, float))}
+
+
+def _term_metrics(episodes: Sequence[Trajectory]) -> dict[str, float]:
+    """Mean over episodes of each reward term's sum, before weighting."""
+    sums: dict[str, float] = defaultdict(float)
+    for trajectory in episodes:
+        for step in trajectory.steps:
+            for name, value in step.reward_terms.items():
+                sums[name] += value
+    return {f"reward/{name}": value / len(episodes) for name, value in sums.items()}
 
 
 def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Groups whose members all have the same return give no episode advantage; which kind tells why."""
     kinds: Counter[str] = Counter()
     for group in groups:
-        members = [t for t in group if not t.status.crashed]
+        members = [t for t in group if t.has_return]
         if len({t.episode_return for t in members}) > 1:
             kinds["signal"] += 1
+        elif not members:
+            kinds["other"] += 1
         elif all(t.success for t in members):
             kinds["all_success"] += 1
         elif not any(t.success for t in members):
@@ -47,6 +83,21 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {"rollout/zero_variance_share": sum(shares.values())} | {
         f"rollout/zero_variance_{kind}_share": share for kind, share in shares.items()
     }
+
+
+def _diversity_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """How much the members of a group have in common: states to compare actions in, and episodes that teach nothing."""
+    visits = [Counter(s.state for t in group for s in t.steps) for group in groups]
+    episodes = [Counter(tuple(s.action for s in t.steps) for t in group if t.steps) for group in groups]
+    return {
+        "rollout/visits_per_state": _mean([n for states in visits for n in states.values()]),
+        "rollout/repeated_episode_share": _share_repeated(episodes),
+    }
+
+
+def _share_repeated(counters: Sequence[Counter[tuple[str, ...]]]) -> float:
+    total = sum(c.total() for c in counters)
+    return (total - sum(len(c) for c in counters)) / max(total, 1)
 
 
 def _mean(values: Sequence[float]) -> float:

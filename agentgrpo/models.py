@@ -37,20 +37,28 @@ def check_path(config: ModelConfig) -> None:
     Raises:
         ValueError: the path looks like a folder and is missing or incomplete.
     """
-    if config.kind != "hf" or config.path is None:
-        return
-    folder = Path(config.path)
+    if config.kind == "hf" and config.path is not None:
+        check_folder("model.path", config.path)
+
+
+def check_folder(setting: str, path: str) -> None:
+    """Refuses a path that looks like a folder and is missing or holds no model.
+
+    Args:
+        setting: what the path was given as, for the error.
+        path: a folder, or the name of a hub model.
+    """
+    folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"model.path={config.path}: the folder has no config.json, so it holds no model.")
+            raise ValueError(f"{setting}={path}: the folder has no config.json, so it holds no model.")
         return
+    if path in _FETCHED:
+        raise ValueError(f"{setting}={path}: no such folder. Make it with: {_FETCHED[path]}")
     # 'owner/name' without a dot or a third part may be a model of the hub; anything else must be a folder.
-    if config.path in _FETCHED:
-        raise ValueError(f"model.path={config.path}: no such folder. Make it with: {_FETCHED[config.path]}")
-    if len(folder.parts) != 2 or config.path.startswith((".", "/", "~")) or folder.parent.is_dir():
+    if len(folder.parts) != 2 or path.startswith((".", "/", "~")) or folder.parent.is_dir():
         raise ValueError(
-            f"model.path={config.path}: no such folder (looked in {Path.cwd()}). Name a folder that "
-            f"holds config.json and "
+            f"{setting}={path}: no such folder (looked in {Path.cwd()}). Name a folder that holds config.json and "
             "model.safetensors, or a hub model as 'owner/name'."
         )
 

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
 
 from agentgrpo.prefixes import common_prefix
-from agentgrpo.types import Batch, Denominators, Sequence, TokenLayout, Trajectory
+from agentgrpo.types import Batch, Credit, Denominators, Sequence, Step, TokenLayout, Trajectory
 
 
-def sequences(trajectory: Trajectory, advantages: Tensor) -> list[Sequence]:
+def sequences(trajectory: Trajectory, credit: Credit) -> list[Sequence]:
     """The training sequences of an episode: one in the transcript context, one per turn in the window context.
 
-    Args:
-        advantages: (S,) one per step.
-    Returns:
-        none for an episode whose environment crashed: its return is unknown, so it teaches nothing.
+    What an expert gave is read by the model and stands among the tokens, but is no policy token.
     """
-    if trajectory.status.crashed:
-        return []
-    if len(advantages) != len(trajectory.steps):
-        raise ValueError(f"Got {len(advantages)} advantages for {len(trajectory.steps)} steps.")
+    if len(credit.advantages) != trajectory.num_policy_tokens:
+        raise ValueError(f"Got {len(credit.advantages)} advantages for {trajectory.num_policy_tokens} policy tokens.")
     out: list[Sequence] = []
+    start = 0  # policy tokens before the turns under way
+    for turns in _runs(trajectory.steps):
+        end = start + sum(step.num_policy_tokens for step in turns)
+        if end > start:
+            out.append(_sequence(turns, credit, slice(start, end)))
+        start = end
+    return out
+
+
+def _runs(steps: Seq[Step]) -> Iterator[list[Step]]:
+    """Turns that share a sequence."""
+    run: list[Step] = []
+    for step in steps:
+        if step.starts_sequence and run:
+            yield run
+            run = []
+        run.append(step)
+    if run:
+        yield run
+
+
+def _sequence(turns: Seq[Step], credit: Credit, part: slice) -> Sequence:
     ids: list[int] = []
     index: list[int] = []
-    logprobs: list[float] = []
-    values: list[float] = []
-    for step, advantage in zip(trajectory.steps, advantages.tolist(), strict=True):
-        if step.starts_sequence and ids:
-            out.append(Sequence(tuple(ids), tuple(index), tuple(logprobs), tuple(values)))
-            ids, index, logprobs, values = [], [], [], []
+    for step in turns:
         ids += step.prompt_ids
-        index += range(len(ids), len(ids) + len(step.action_ids))
+        index += range(len(ids) + step.num_guided, len(ids) + len(step.action_ids))
         ids += step.action_ids
-        logprobs += step.logprobs
-        values += [advantage] * len(step.action_ids)
-    if index:
-        out.append(Sequence(tuple(ids), tuple(index), tuple(logprobs), tuple(values)))
-    return out
+    sampled = tuple(x for step in turns for x in step.logprobs)
+    recomputed = _joined(step.old_logprobs for step in turns)
+    return Sequence(
+        token_ids=tuple(ids),
+        action_index=tuple(index),
+        sampler_logprobs=sampled,
+        old_logprobs=sampled if recomputed is None else recomputed,
+        advantages=tuple(credit.advantages[part].tolist()),
+        ref_logprobs=_joined(step.ref_logprobs for step in turns),
+        values=_joined(step.values for step in turns),
+        returns=None if credit.returns is None else tuple(credit.returns[part].tolist()),
+    )
+
+
+def _joined(columns: Iterable[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    parts = list(columns)
+    return None if any(part is None for part in parts) else tuple(x for part in parts for x in part or ())
 
 
 def count(items: Iterable[Sequence], max_length: int) -> Denominators:
@@ -62,34 +86,40 @@ def pack(items: Seq[Sequence], budget: int) -> list[Batch]:
             f"Set it to {longest} or more, or shorten episodes (rollout.max_new_tokens, context.kind=window)."
         )
     # In this order neighbours share the longest prefixes, so members of a group stand together.
-    ordered = sorted(items, key=lambda s: s.token_ids)
+    order = sorted(range(len(items)), key=lambda i: items[i].token_ids)
     batches: list[Batch] = []
-    part: list[Sequence] = []
+    part: list[int] = []
     width = 0
-    for item in ordered:
-        width = max(width, len(item.token_ids))
+    for i in order:
+        width = max(width, len(items[i].token_ids))
         if part and (len(part) + 1) * width > budget:
-            batches.append(_batch(part))
-            part, width = [], len(item.token_ids)
-        part.append(item)
-    return [*batches, _batch(part)] if part else batches
+            batches.append(_batch(items, part))
+            part, width = [], len(items[i].token_ids)
+        part.append(i)
+    return [*batches, _batch(items, part)] if part else batches
 
 
-def _batch(items: Seq[Sequence]) -> Batch:
-    layout = tree([s.token_ids for s in items])
+def _batch(items: Seq[Sequence], rows: Seq[int]) -> Batch:
+    part = [items[i] for i in rows]
+    layout = tree([s.token_ids for s in part])
     paths = layout.paths.tolist()
     # A token is predicted by the output at the node before it.
-    predictor = [[path[at - 1] for at in s.action_index] for path, s in zip(paths, items, strict=True)]
-    targets = [[s.token_ids[at] for at in s.action_index] for s in items]
-    actions = max(len(s.action_index) for s in items)
-    num_actions = torch.tensor([len(s.action_index) for s in items])[:, None]
+    predictor = [[path[at - 1] for at in s.action_index] for path, s in zip(paths, part, strict=True)]
+    targets = [[s.token_ids[at] for at in s.action_index] for s in part]
+    width = max(len(s.action_index) for s in part)
+    num_actions = torch.tensor([len(s.action_index) for s in part])[:, None]
     return Batch(
         layout=layout,
-        predictor=_rows(predictor, actions, torch.int64),
-        targets=_rows(targets, actions, torch.int64),
-        action_mask=torch.arange(actions) < num_actions,
-        old_logprobs=_rows([s.logprobs for s in items], actions, torch.float32),
-        advantages=_rows([s.advantages for s in items], actions, torch.float32),
+        predictor=_rows(predictor, width, torch.int64),
+        targets=_rows(targets, width, torch.int64),
+        action_mask=torch.arange(width) < num_actions,
+        sampler_logprobs=_rows([s.sampler_logprobs for s in part], width, torch.float32),
+        old_logprobs=_rows([s.old_logprobs for s in part], width, torch.float32),
+        advantages=_rows([s.advantages for s in part], width, torch.float32),
+        ref_logprobs=_optional_rows([s.ref_logprobs for s in part], width),
+        values=_optional_rows([s.values for s in part], width),
+        returns=_optional_rows([s.returns for s in part], width),
+        rows=tuple(rows),
     )
 
 
@@ -118,3 +148,8 @@ def tree(items: Seq[tuple[int, ...]]) -> TokenLayout:
 def _rows(rows: Seq[Seq[int]] | Seq[Seq[float]], width: int, dtype: torch.dtype) -> Tensor:
     """(B, width) with zeros on the right."""
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
+
+
+def _optional_rows(rows: Seq[Seq[float] | None], width: int) -> Tensor | None:
+    known = [row for row in rows if row is not None]
+    return _rows(known, width, torch.float32) if len(known) == len(rows) else None

@@ -55,6 +55,11 @@ def tree_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
     return states
 
 
+def layout_states(model: PreTrainedModel, layout: TokenLayout, *, share_prefixes: bool) -> Tensor:
+    """(N, D) outputs of the backbone at the nodes of a prefix tree; see :func:`can_share_prefixes`."""
+    return tree_states(model, layout) if share_prefixes else row_states(model, layout)
+
+
 def row_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
     """The same as :func:`tree_states` for any causal LM, by one padded row per sequence."""
     token_ids = layout.token_ids[layout.paths]  # (B, W)
@@ -88,28 +93,41 @@ def logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     return out
 
 
-def token_logprobs(model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision widened; float64 as it is."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def token_logprobs(
+    model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float, *, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of chosen tokens, in chunks: the (N, V) logits never exist at once, nor in the backward pass.
 
     Args:
         states: (N, D) hidden states that predict the tokens.
         targets: (N,) int64 token ids.
         temperature: that the tokens were sampled with; 0 stands for 1.
+        with_entropy: whether the entropy of each distribution is asked for too.
     Returns:
-        (N,) float32, nats, under softmax(logits / temperature).
+        (N,) log-probabilities in nats under softmax(logits / temperature); (N,) entropies, or None. Both float32, or
+        float64 where the model is.
     """
 
-    def chunk(part: Tensor, ids: Tensor) -> Tensor:
-        scaled = logits(model, part).float() / (temperature or 1.0)
-        return scaled.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
+    def chunk(part: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        scaled = at_least_float32(logits(model, part)) / (temperature or 1.0)
+        all_logprobs = scaled.log_softmax(dim=-1)
+        chosen = all_logprobs.gather(1, ids[:, None])[:, 0]
+        return (chosen, -(all_logprobs.exp() * all_logprobs).sum(dim=-1)) if with_entropy else (chosen,)
 
     if len(targets) <= _CHUNK:
-        return chunk(states, targets)
-    parts = [
-        checkpoint(chunk, part, ids, use_reentrant=False, preserve_rng_state=False)
-        for part, ids in zip(torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True)
-    ]
-    return torch.cat(parts)
+        found = chunk(states, targets)
+    else:
+        parts = [
+            checkpoint(chunk, part, ids, use_reentrant=False, preserve_rng_state=False)
+            for part, ids in zip(torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+        ]
+        found = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return found[0], (found[1] if with_entropy else None)
 
 
 def check_head(model: PreTrainedModel) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 from agentgrpo.algorithm import Algorithm
+from agentgrpo.checks import did_you_mean
 
 A = TypeVar("A", bound=type[Algorithm])
 
@@ -71,9 +71,3 @@ def _imported(name: str) -> type[Algorithm]:
             f"{did_you_mean(attribute, classes)} Algorithms there: {', '.join(sorted(classes)) or 'none'}."
         )
     return found
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` (with a leading space) or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""

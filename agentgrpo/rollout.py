@@ -11,7 +11,15 @@ from typing import Any, Protocol
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import Conversation
 from agentgrpo.deadline import DeadlineRunner, Failure
-from agentgrpo.environments import Env, StepResult, attribute, checked_reset, checked_step, make_env
+from agentgrpo.environments import (
+    Env,
+    StepResult,
+    attribute,
+    checked_reset,
+    checked_step,
+    make_env,
+    plain_entries,
+)
 from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
 from agentgrpo.seeding import derive
 from agentgrpo.types import Group, RolloutStatus, Step, Trajectory
@@ -35,6 +43,8 @@ class Episode:
     conversation: Conversation
     task: Task
     slot: int
+    guidance: int = 0
+    """Turns (tokens, in single-turn tasks) that an expert leads in with."""
     observation: str = ""
     info: dict[str, Any] = field(default_factory=dict)
     pending: Step = field(default_factory=lambda: Step(""))
@@ -43,6 +53,8 @@ class Episode:
     status: RolloutStatus | None = None
     success: bool | None = None
     error: str = ""
+    task_info: dict[str, Any] = field(default_factory=dict)
+    """What can be written down of ``info`` at reset."""
 
     @property
     def noise_key(self) -> int:
@@ -55,11 +67,11 @@ class Episode:
 
     def finish(self, max_return: float | None) -> Trajectory:
         assert self.status is not None
-        trajectory = Trajectory(tuple(self.steps), self.status, False, self.observation, self.error)
+        trajectory = Trajectory(tuple(self.steps), self.status, False, self.observation, self.task_info, self.error)
         success = self.success
         if success is None:  # the environment does not say: full marks, or any where it declares no maximum
             best = trajectory.episode_return
-            success = best >= max_return if max_return is not None else best > 0
+            success = best >= max_return - 1e-9 if max_return is not None else best > 0
         return replace(trajectory, success=success and not self.status.crashed)
 
 
@@ -115,14 +127,18 @@ class RolloutRunner:
         self._envs.append(probe)
         self.num_env_steps = 0
 
-    def collect(self, player: Player, tasks: Sequence[Task], group_size: int) -> list[Group]:
+    def collect(
+        self, player: Player, tasks: Sequence[Task], group_size: int, guidance: Sequence[int] = ()
+    ) -> list[Group]:
         """Plays ``group_size`` episodes of each task.
 
+        Args:
+            guidance: (group_size,) how far an expert leads each member in, for a player that asks one.
         Raises:
             ValueError: members of a group do not start from the same observation.
         """
         episodes = [
-            Episode(self._take_env(), self._new_conversation(), task, slot)
+            Episode(self._take_env(), self._new_conversation(), task, slot, guidance[slot] if guidance else 0)
             for task in tasks
             for slot in range(group_size)
         ]
@@ -158,6 +174,7 @@ class RolloutRunner:
             if isinstance(result, Failure):
                 episode.fail(result)
             else:
+                episode.task_info = plain_entries(result[1])
                 self._observe(episode, *result)
 
     def _check_same_start(self, group: Sequence[Episode]) -> None:
@@ -189,16 +206,20 @@ class RolloutRunner:
         )
 
     def _play_turn(self, episodes: Sequence[Episode], completions: Sequence[Completion]) -> None:
-        actions = [self._read_action(self._decode(c.token_ids)) for c in completions]
+        texts = [self._decode(c.token_ids) for c in completions]
+        actions = [self._read_action(text) for text in texts]
         calls = [partial(checked_step, e.env, action) for e, action in zip(episodes, actions, strict=True)]
         results = self.runner.run(calls)
         self.num_env_steps += len(results)
-        for episode, completion, action, result in zip(episodes, completions, actions, results, strict=True):
+        turns = zip(episodes, completions, texts, actions, results, strict=True)
+        for episode, completion, text, action, result in turns:
             episode.conversation.answer(completion.token_ids, action)
             turn = replace(
                 episode.pending,
+                text=text,
                 action=action,
                 action_ids=completion.token_ids,
+                num_guided=completion.num_guided,
                 logprobs=completion.logprobs,
                 stop_reason=completion.stop_reason,
             )

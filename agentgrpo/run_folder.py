@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agentgrpo.types import Group
+from agentgrpo.types import Credit, Group
 
 _PACKAGES = ("agentgrpo", "torch", "transformers", "tokenizers", "gymnasium", "numpy", "minigrid", "safetensors")
 
@@ -92,24 +92,24 @@ class RunFolder:
             part.write_text("".join(json.dumps(r) + "\n" for r in kept))
             part.rename(path)
 
-    def write_trajectories(self, update: int, groups: Sequence[Group], advantages: Sequence[Sequence[Any]]) -> None:
-        """One JSON line per trajectory, with its advantages per step."""
+    def write_trajectories(self, update: int, groups: Sequence[Group], credit: Sequence[Sequence[Credit]]) -> None:
+        """One JSON line per trajectory, with the advantages of its policy tokens."""
         folder = self.path / "trajectories"
         folder.mkdir(exist_ok=True)
         # mtime=0: the same trajectories give the same bytes.
         with gzip.GzipFile(folder / f"update_{update:06d}.jsonl.gz", "wb", mtime=0) as file:
-            for index, (group, values) in enumerate(zip(groups, advantages, strict=True)):
-                for slot, (trajectory, advantage) in enumerate(zip(group, values, strict=True)):
+            for index, (group, values) in enumerate(zip(groups, credit, strict=True)):
+                for slot, (trajectory, worth) in enumerate(zip(group, values, strict=True)):
                     record = {
                         "update": update,
                         "group": index,
                         "slot": slot,
                         "task_seed": group.task_seed,
-                        "return": None if trajectory.status.crashed else trajectory.episode_return,
-                        "advantages": advantage.tolist(),
+                        "return": trajectory.episode_return if trajectory.has_return else None,
+                        "advantages": worth.advantages.tolist(),
                         **asdict(trajectory),
                     }
-                    file.write((json.dumps(record) + "\n").encode())
+                    file.write((json.dumps(record, default=str) + "\n").encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         part = self.path / "summary.part"

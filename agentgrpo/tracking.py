@@ -45,9 +45,9 @@ class TensorBoard:
             self._writer.add_scalar(name, value, update)
 
     def trajectories(self, update: int, groups: Sequence[Group]) -> None:
-        """The first member of each group, one text per group."""
+        """The last member of each group, which no expert leads, one text per group."""
         for index, group in enumerate(groups):
-            self._writer.add_text(f"trajectories/group{index}", as_text(group.trajectories[0]), update)
+            self._writer.add_text(f"trajectories/group{index}", as_text(group.trajectories[-1]), update)
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """One row of the HPARAMS tab, in the run's own event file so that the row carries the run's name."""

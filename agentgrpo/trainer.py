@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,18 +15,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agentgrpo import environments, models, packing
-from agentgrpo.algorithm import Algorithm
-from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer
+from agentgrpo.algorithm import Algorithm, RunFacts, State
+from agentgrpo.annotation import annotate, worth
+from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
+from agentgrpo.collection import Collector
 from agentgrpo.config import TrainConfig, build_algorithm, parse
 from agentgrpo.evaluation import Evaluation, evaluate, make_panel
 from agentgrpo.learner import Learner
-from agentgrpo.metrics import rollout_metrics
-from agentgrpo.rollout import PolicyPlayer, Task
+from agentgrpo.metrics import algorithm_metrics, experience_metrics
+from agentgrpo.rewards import RewardScorer, build_terms
+from agentgrpo.rollout import PolicyPlayer
 from agentgrpo.run_folder import RunFolder
-from agentgrpo.seeding import training_task_seed
 from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
-from agentgrpo.types import Group
+from agentgrpo.types import Credit, Group
 from agentgrpo.warm_start import warm_start
 
 
@@ -60,7 +63,12 @@ class Trainer:
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
         self.display = Display(console or Console(), c.num_updates)
-        environments.probe(c.env, c.rollout.max_turns, c.rollout.step_timeout)
+        self.scorer = RewardScorer(build_terms(c.reward))
+        env_facts = environments.probe(c.env, c.rollout.max_turns, c.rollout.step_timeout)
+        self.scorer.check(env_facts.info_keys)
+        max_return = self.scorer.max_return(env_facts.max_return)
+        steps = c.optim.epochs * c.optim.minibatches
+        self.algorithm.check(RunFacts(c.group_size, max_return, env_facts.has_expert, steps))
         models.check_path(c.model)
         self.panel = make_panel(c.env, c.eval.num_tasks)
         checkpoint = self._open_folder(config)
@@ -96,6 +104,8 @@ class Trainer:
             kind = type(self.policy.model).__name__
             self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
         self.sampler = build_sampler(c, self.policy)
+        self.collector = Collector(c, self.algorithm, self.runner, self.sampler, self.policy.chat, self.scorer)
+        self.algorithm_state: State = self.algorithm.initial_state()
         self.totals = Totals()
         self.update = 0
         self.before: dict[str, Any] | None = None
@@ -112,9 +122,17 @@ class Trainer:
         self.learner.num_steps = state["optimizer_steps"]
         self.totals = Totals(**state["totals"])
         self.update, self.before, self.after, self.best = (state[k] for k in ("update", "before", "after", "best"))
+        self.algorithm_state = state["algorithm"]
         if self.algorithm.needs_reference:
-            reference, _ = models.load(str(self.folder.path / "reference"))
+            moved = checkpoint.folder / "reference"
+            reference, _ = models.load(str(moved if moved.is_dir() else self.folder.path / "reference"))
             self.learner.set_reference(reference)
+        if self.algorithm.critic_rate is not None:
+            self.learner.make_critic(self.algorithm.critic_rate)
+            assert self.learner.critic is not None
+            assert self.learner.critic_optimizer is not None
+            self.learner.critic.load(checkpoint.folder)
+            load_optimizer(checkpoint, self.learner.critic_optimizer, "critic_optimizer")
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -156,6 +174,8 @@ class Trainer:
         if self.algorithm.needs_reference:
             self.learner.freeze_reference()
             models.save(self.policy.model, self.policy.tokenizer, self.folder.path / "reference")
+        if self.algorithm.critic_rate is not None:
+            self.learner.make_critic(self.algorithm.critic_rate)
         self._evaluate()
         self.before = self.after
         self._save()
@@ -166,21 +186,22 @@ class Trainer:
         steps, stats = self.runner.num_env_steps, self.sampler.stats
         sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
         self.sampler.sync(self.policy.model)
-        tasks = [
-            Task(training_task_seed(c.seed, self.update, i), (c.seed, "train", self.update, i))
-            for i in range(c.groups_per_update)
-        ]
-        player = PolicyPlayer(self.sampler, c.rollout.temperature, c.rollout.max_new_tokens)
-        groups = self.runner.collect(player, tasks, c.group_size)
+        experience = self.collector.collect(self.update, self.algorithm_state)
         collected = time.monotonic()
-        advantages = self.algorithm.batch_advantages(groups)
+        groups = annotate(experience.kept, self.algorithm, self.learner)
+        credit = worth(groups, self.algorithm)
         items = [
-            s
-            for g, a in zip(groups, advantages, strict=True)
-            for t, x in zip(g, a, strict=True)
-            for s in packing.sequences(t, x)
+            item
+            for group, credits in zip(groups, credit, strict=True)
+            for trajectory, worth in zip(group, credits, strict=True)
+            if self.algorithm.trains_on(trajectory)
+            for item in packing.sequences(trajectory, worth)
         ]
-        metrics = rollout_metrics(groups) | self.learner.update(items, self.algorithm, (c.seed, self.update))
+        metrics = experience_metrics(experience) | algorithm_metrics(self.algorithm_state)
+        metrics |= self.learner.update(items, self.algorithm, (c.seed, self.update))
+        self.algorithm_state = self.algorithm.next_state(self.algorithm_state, experience.groups)
+        if self.algorithm.reference_every and (self.update + 1) % self.algorithm.reference_every == 0:
+            self.learner.move_reference(self.algorithm.reference_mix)
         ended = time.monotonic()
 
         sampled = stats.sampled_tokens - sampled
@@ -197,25 +218,34 @@ class Trainer:
         self.totals.sampled_tokens += sampled
         self.totals.trained_tokens += sum(len(s.token_ids) for s in items)
         self.totals.env_steps += self.runner.num_env_steps - steps
-        self.totals.episodes += sum(map(len, groups))
-        self._log(groups, advantages, metrics, seconds)
+        self.totals.episodes += sum(map(len, experience.groups))
+        self._log(groups, credit, metrics, seconds)
+        self._warn_of_crashes(experience.groups)
 
-    def _log(self, groups: list[Group], advantages: Any, metrics: dict[str, float], seconds: dict[str, float]) -> None:
+    def _log(
+        self,
+        groups: list[Group],
+        credit: list[list[Credit]],
+        metrics: dict[str, float],
+        seconds: dict[str, float],
+    ) -> None:
         c = self.config
         self.folder.append("metrics", {"update": self.update, **metrics, **seconds})
         self.board.scalars(self.update, metrics | seconds)
         if (self.update - 1) % c.log.every == 0 and c.log.trajectories:
             shown = groups[: c.log.trajectories]
-            self.folder.write_trajectories(self.update, shown, advantages[: len(shown)])
+            self.folder.write_trajectories(self.update, shown, credit[: len(shown)])
             self.board.trajectories(self.update, shown)
+        left = (c.num_updates - self.update) * self.totals.training_seconds / self.update
+        self.display.update(self.update, metrics | seconds, left)
+
+    def _warn_of_crashes(self, groups: Sequence[Group]) -> None:
         for group in groups:
             for slot, trajectory in enumerate(group):
                 if trajectory.status.crashed:
                     where = f"update {self.update}, task seed {group.task_seed}, member {slot}: {trajectory.status}"
                     log.warning("%s\n%s", where, trajectory.error)
                     self.display.say(f"warning: {where}: {_last_line(trajectory.error)} (more in train.log)")
-        left = (c.num_updates - self.update) * self.totals.training_seconds / self.update
-        self.display.update(self.update, metrics | seconds, left)
 
     # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
 
@@ -224,7 +254,7 @@ class Trainer:
         c = self.config
         self.sampler.sync(self.policy.model)
         player = PolicyPlayer(self.sampler, c.eval.temperature, c.rollout.max_new_tokens)
-        result: Evaluation = evaluate(self.runner, player, self.panel)
+        result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
         self.totals.evaluation_seconds += time.monotonic() - started
         self.after = {"update": self.update, **result.summary()}
         outcomes = [int(x) for x in result.outcomes]
@@ -252,12 +282,24 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "optimizer_steps": self.learner.num_steps,
+            "algorithm": dict(self.algorithm_state),
             "totals": asdict(self.totals),
             "before": self.before,
             "after": self.after,
             "best": self.best,
         }
-        self.store.save(self.update, self.policy.model, self.policy.tokenizer, self.learner.optimizer, state)
+        self.store.save(
+            self.update, self.policy.model, self.policy.tokenizer, self.learner.optimizer, state, self._save_extras
+        )
+
+    def _save_extras(self, folder: Path) -> None:
+        """What only some algorithms have: a reference that moves, a critic."""
+        learner = self.learner
+        if self.algorithm.reference_every and learner.reference is not None:
+            models.save(learner.reference, self.policy.tokenizer, folder / "reference")
+        if learner.critic is not None and learner.critic_optimizer is not None:
+            learner.critic.save(folder)
+            save_optimizer(learner.critic_optimizer, folder, "critic_optimizer")
 
     def _finish(self, status: str) -> dict[str, Any]:
         c = self.config

@@ -20,9 +20,11 @@ context both steps have ``starts_sequence=True`` and ``prompt_ids`` hold the who
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from torch import Tensor
 
@@ -68,23 +70,47 @@ class Step:
     observation: str
     """The environment's text that this action answers, without history."""
     reward: float = 0.0
-    """Reward for this action, unitless."""
+    """Reward for this action, unitless: the weighted sum of the reward terms."""
+    reward_terms: Mapping[str, float] = field(default_factory=dict)
+    """The terms by name, before weighting."""
+    text: str = ""
+    """What the policy wrote, decoded."""
     action: str = ""
-    """The text given to the environment."""
+    """The part of it that was given to the environment."""
     prompt_ids: tuple[int, ...] = ()
     """Token ids put before the action: the whole prompt where a sequence starts, else only what was appended."""
     starts_sequence: bool = True
     """True when ``prompt_ids`` is a fresh prompt, False when it goes on from the step before."""
     action_ids: tuple[int, ...] = ()
     """Token ids that the policy sampled, exactly as it sampled them."""
+    num_guided: int = 0
+    """How many of ``action_ids``, from the first on, an expert gave: the policy did not sample them."""
     logprobs: tuple[float, ...] = ()
-    """Log-probabilities (nats) of ``action_ids`` under the distribution that they were sampled from."""
+    """(A,) log-probabilities (nats) of the sampled ones of ``action_ids`` under the distribution that gave them."""
+    old_logprobs: tuple[float, ...] | None = None
+    """(A,) the same, recomputed by the trainer before the update; None: the sampler's count."""
+    ref_logprobs: tuple[float, ...] | None = None
+    """(A,) under the reference policy."""
+    values: tuple[float, ...] | None = None
+    """(A,) the critic's value before each sampled token."""
+    token_penalties: tuple[float, ...] | None = None
+    """(A,) taken off the reward, token by token: the distance from the reference policy, where it counts there."""
     anchor: str | None = None
     """The environment's name for the state (``info["anchor"]``), without history or counters."""
     valid_action: bool = True
     """False when the environment could not read the action."""
     stop_reason: StopReason = StopReason.STOP
     """Why the action's text ended."""
+
+    @property
+    def num_policy_tokens(self) -> int:
+        """A: tokens that the policy sampled."""
+        return len(self.action_ids) - self.num_guided
+
+    @property
+    def net_reward(self) -> float:
+        """The reward less its penalties."""
+        return self.reward - sum(self.token_penalties or ())
 
     @property
     def state(self) -> str:
@@ -101,17 +127,30 @@ class Trajectory:
     success: bool = False
     final_observation: str = ""
     """The text after the last action."""
+    task_info: Mapping[str, Any] = field(default_factory=dict)
+    """Plain entries of the environment's ``info`` at reset: the right answer, tests, a reference solution."""
     error: str = ""
     """The environment's traceback or what it did wrong, empty when it behaved."""
 
     @property
     def episode_return(self) -> float:
-        """Undiscounted sum of rewards; NaN when the environment crashed, because the rest is unknown."""
-        return float("nan") if self.status.crashed else sum(step.reward for step in self.steps)
+        """Undiscounted sum of rewards; NaN when the environment crashed or a reward is, because the rest is unknown."""
+        # Rounded once: otherwise 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ, and the two seem to have spread.
+        return float("nan") if self.status.crashed else math.fsum(step.reward for step in self.steps)
 
     @property
-    def num_action_tokens(self) -> int:
-        return sum(len(step.action_ids) for step in self.steps)
+    def has_return(self) -> bool:
+        """False where the environment crashed or a reward is missing: such an episode is in no statistic."""
+        return not math.isnan(self.episode_return)
+
+    @property
+    def num_policy_tokens(self) -> int:
+        return sum(step.num_policy_tokens for step in self.steps)
+
+    @property
+    def guided(self) -> bool:
+        """True when an expert led in."""
+        return any(step.num_guided for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +171,35 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Credit:
+    """What the policy tokens of a trajectory were worth. A: all of them, in the order in which they were sampled."""
+
+    advantages: Tensor
+    """(A,) float64, unitless."""
+    returns: Tensor | None = None
+    """(A,) float64: what a critic should have predicted before each token."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sequence:
     """Token ids of one training sequence, with what each policy token needs for its loss. Made by ``packing``."""
 
     token_ids: tuple[int, ...]
     """(T,) everything that the model reads, environment and policy text alike."""
     action_index: tuple[int, ...]
-    """(A,) positions in ``token_ids`` that the policy wrote, ascending."""
-    logprobs: tuple[float, ...]
+    """(A,) positions in ``token_ids`` that the policy sampled, ascending."""
+    sampler_logprobs: tuple[float, ...]
     """(A,) log-probabilities under the distribution that sampled them."""
+    old_logprobs: tuple[float, ...]
+    """(A,) the ratio's denominator: the sampler's, or recomputed by the trainer."""
     advantages: tuple[float, ...]
     """(A,) advantage of each policy token."""
+    ref_logprobs: tuple[float, ...] | None = None
+    """(A,) under the reference policy."""
+    values: tuple[float, ...] | None = None
+    """(A,) the critic's values when the advantages were computed."""
+    returns: tuple[float, ...] | None = None
+    """(A,) what the critic should have predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +235,20 @@ class Batch:
     """(B, T) int64: the token ids that the policy sampled."""
     action_mask: Tensor
     """(B, T) bool: True on policy tokens, False on padding."""
-    old_logprobs: Tensor
+    sampler_logprobs: Tensor
     """(B, T) float32: log-probabilities (nats) under the distribution that sampled them."""
+    old_logprobs: Tensor
+    """(B, T) float32: the ratio's denominator; the sampler's unless the trainer recomputed them."""
     advantages: Tensor
     """(B, T) float32, unitless."""
     ref_logprobs: Tensor | None = None
-    """(B, T) float32: under the frozen reference policy, where the algorithm has a KL term."""
+    """(B, T) float32: under the reference policy, where the loss has a KL term."""
+    values: Tensor | None = None
+    """(B, T) float32: the critic's when the advantages were computed."""
+    returns: Tensor | None = None
+    """(B, T) float32: what the critic should have predicted."""
+    rows: tuple[int, ...] = ()
+    """(B,) which of the packed sequences each row is."""
 
 
 @dataclass(frozen=True, slots=True)

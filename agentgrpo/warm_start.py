@@ -18,12 +18,12 @@ from agentgrpo import packing
 from agentgrpo.config import TrainConfig
 from agentgrpo.context import ChatFormat
 from agentgrpo.deadline import DeadlineRunner, Failure
-from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
+from agentgrpo.environments import checked_reset, checked_step, make_env, oracle_plan
 from agentgrpo.learner import Learner
 from agentgrpo.rollout import Episode, RolloutRunner, Task
 from agentgrpo.samplers.base import Completion
 from agentgrpo.seeding import derive, permutation, training_task_seed
-from agentgrpo.types import StopReason
+from agentgrpo.types import Credit, StopReason
 
 _TEXT_EPISODES = 128
 
@@ -57,10 +57,9 @@ class MixedPlayer:
         rng = random.Random(episode.noise_key)
         admissible = episode.info.get("admissible_actions")
         if rng.random() < self.oracle_share or not admissible:
-            plan = attribute(episode.env, "oracle_actions")
-            actions = plan() if plan is not None else []
+            actions = oracle_plan(episode.env)
             if actions:
-                return str(actions[0])
+                return actions[0]
         if not admissible:
             raise ValueError(
                 "it has neither oracle_actions() nor info['admissible_actions'], so there is nobody to imitate. "
@@ -94,7 +93,8 @@ def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, lea
     ]  # update -1: tasks that no update draws
     groups = runner.collect(MixedPlayer(chat, w.oracle_share, runner.runner), tasks, group_size=1)
     episodes = [group.trajectories[0] for group in groups]
-    items = [s for t in episodes for s in packing.sequences(t, torch.zeros(len(t.steps)))]
+    played = [t for t in episodes if t.has_return]
+    items = [s for t in played for s in packing.sequences(t, Credit(torch.zeros(t.num_policy_tokens)))]
     # In the window context an episode is many sequences: keep the number of episodes per step.
     size = max(1, round(w.batch_episodes * len(items) / max(len(episodes), 1)))
     total = w.epochs * math.ceil(len(items) / size)

@@ -1,74 +1,80 @@
 """GRPO: the group's mean and spread as the baseline instead of a critic (arXiv:2402.03300).
 
-Outcome supervision: one advantage per trajectory, A = (r - mean) / (std + eps), given to all of its tokens.
+Outcome supervision gives a trajectory's standardised return to all of its tokens. Process supervision standardises the
+rewards of all steps of the group together and gives a token the sum of those still to come.
 Choices where paper and released code differ: ddof 1 and eps 1e-6; a group of one gives 0 (verl keeps the raw reward).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import returns, standardize
-from agentgrpo.algorithm import Algorithm, LossOutput
-from agentgrpo.losses import AGGREGATIONS, Aggregation, aggregate, clip_fraction, clipped_surrogate, kl_k3, masked_ratio
+from agentgrpo.advantages import EPS, returns, returns_to_go, standardize, step_rewards
+from agentgrpo.algorithm import Algorithm
+from agentgrpo.checks import one_of
 from agentgrpo.registry import register_algorithm
-from agentgrpo.types import Batch, Denominators, Group
+from agentgrpo.types import Group
 
 
 @register_algorithm("grpo")
 @dataclass(frozen=True)
 class GRPO(Algorithm):
-    """Group-relative policy optimisation with outcome supervision."""
+    """Group-relative policy optimisation."""
 
-    min_group_size: ClassVar[int] = 2
+    formula: ClassVar[str] = "A = (R - mean(R)) / (std(R) + eps)"
+    source: ClassVar[str] = "arXiv:2402.03300"
 
-    clip_ratio_low: float = 0.2
-    """The probability ratio is clipped below 1 - this; in [0, 1)."""
-    clip_ratio_high: float = 0.2
-    """The probability ratio is clipped above 1 + this; >= 0."""
-    kl_coef: float = 0.0
-    """Weight of the k3 KL term in the loss; 0 saves the reference model and its forward pass."""
-    scale_by_std: bool = True
-    """Divide centred returns by the group's standard deviation."""
-    aggregation: Aggregation = "seq-mean-token-mean"
-    """How token losses are averaged."""
+    supervision: Literal["outcome", "process"] = "outcome"
+    """What is standardised: the return of each trajectory, or the reward of each step."""
+    scale: Literal["group", "batch", "none"] = "group"
+    """What centred returns are divided by: the group's standard deviation, that of all groups together, or nothing."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clip_ratio_low < 1:
-            raise ValueError(f"algorithm.clip_ratio_low must be in [0, 1), got {self.clip_ratio_low}.")
-        if self.clip_ratio_high < 0:
-            raise ValueError(f"algorithm.clip_ratio_high must be at least 0, got {self.clip_ratio_high}.")
-        if self.kl_coef < 0:
-            raise ValueError(f"algorithm.kl_coef must be at least 0, got {self.kl_coef}.")
-        if self.aggregation not in AGGREGATIONS:
+        super().__post_init__()
+        one_of("algorithm.supervision", self.supervision, ("outcome", "process"))
+        one_of("algorithm.scale", self.scale, ("group", "batch", "none"))
+        if self.supervision == "process" and self.scale == "batch":
             raise ValueError(
-                f"algorithm.aggregation must be one of {', '.join(AGGREGATIONS)}, got {self.aggregation!r}."
+                "algorithm.scale=batch is defined for outcome supervision only: process supervision already pools the "
+                "steps of a group. Set algorithm.scale=group or none, or algorithm.supervision=outcome."
             )
 
     @property
-    def needs_reference(self) -> bool:
-        return self.kl_coef > 0
+    def divides_by_spread(self) -> bool:
+        return self.scale != "none"
 
     def advantages(self, group: Group) -> list[Tensor]:
-        episode = standardize(returns(group), scale=self.scale_by_std)  # (G,)
+        if self.supervision == "process":
+            return self._process(group)
+        episode = self.episode_advantages(group)  # (G,)
         return [a.expand(len(t.steps)) for a, t in zip(episode, group, strict=True)]
 
-    def loss(self, logprobs: Tensor, batch: Batch, denominators: Denominators) -> LossOutput:
-        bounds = {"clip_ratio_low": self.clip_ratio_low, "clip_ratio_high": self.clip_ratio_high}
-        mask = batch.action_mask
-        token_loss = clipped_surrogate(logprobs, batch.old_logprobs, batch.advantages, mask, **bounds)
-        with torch.no_grad():
-            ratio = masked_ratio(logprobs, batch.old_logprobs, mask)
-            sums = {"loss/clip_fraction": clip_fraction(ratio, batch.advantages, mask, **bounds).sum()}
-            # k3 between sampling and current policy: how far this update has moved.
-            sums["loss/old_kl"] = kl_k3(batch.old_logprobs, logprobs, mask).sum()
-        if self.kl_coef > 0:
-            assert batch.ref_logprobs is not None, "the learner fills ref_logprobs when needs_reference is True"
-            kl = kl_k3(logprobs, batch.ref_logprobs, mask)
-            token_loss = token_loss + self.kl_coef * kl
-            sums["loss/ref_kl"] = kl.detach().sum()
-        return LossOutput(aggregate(token_loss, mask, self.aggregation, denominators), sums)
+    def episode_advantages(self, group: Group) -> Tensor:
+        """(G,) one per trajectory."""
+        return standardize(returns(group), scale=self.scale == "group")
+
+    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        per_group = [self.advantages(group) for group in groups]
+        if self.scale != "batch" or not groups:
+            return per_group
+        known = torch.cat([returns(group) for group in groups])
+        known = known[~known.isnan()]
+        if len(known) < 2 or known.max() == known.min():
+            return per_group  # all zero
+        return [[a / (known.std(correction=1) + EPS) for a in group] for group in per_group]
+
+    def _process(self, group: Group) -> list[Tensor]:
+        alone = sum(t.has_return for t in group) < 2  # nobody to compare with
+        rewards = [[] if alone or not t.has_return else step_rewards(t) for t in group]
+        flat = torch.tensor([r for member in rewards for r in member], dtype=torch.float64)
+        pooled = standardize(flat, scale=self.scale == "group")
+        out = []
+        for part, trajectory in zip(torch.split(pooled, [len(member) for member in rewards]), group, strict=True):
+            values = part.tolist() or [0.0] * len(trajectory.steps)  # a crashed member gets 0
+            out.append(torch.tensor(returns_to_go(values, 1.0), dtype=torch.float64))
+        return out

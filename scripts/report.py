@@ -1,60 +1,120 @@
 """Runs as a picture and a table: python scripts/report.py OUT.png RUN_DIR ...
 
-Draws held-out success against training time, one line per run, and prints a Markdown table. Needs the extra `plot`.
+Draws held-out success and prints a Markdown table. Runs of one algorithm: a line per run against training time. Runs of
+several algorithms: seeds and their mean against updates, each algorithm at the learning rate that ended best; in the
+table all rates. Needs the extra `plot`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import yaml
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TARGET = 0.9
 
-Run = tuple[dict[str, Any], list[dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind."""
+
+    summary: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
+    lr: float
+
+    @property
+    def algorithm(self) -> str:
+        return str(self.summary["algorithm"])
 
 
 def read(run_dir: Path) -> Run:
-    """A run's summary and its evaluations in order."""
-    lines = (run_dir / "evaluations.jsonl").read_text().splitlines()
-    return json.loads((run_dir / "summary.json").read_text()), [json.loads(line) for line in lines]
+    """A run from its folder."""
+    evaluations, metrics = (
+        [json.loads(line) for line in (run_dir / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("evaluations", "metrics")
+    )
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    return Run(json.loads((run_dir / "summary.json").read_text()), evaluations, metrics, float(config["optim"]["lr"]))
+
+
+def by_rate(runs: list[Run]) -> dict[str, dict[float, list[Run]]]:
+    """Runs of each algorithm by learning rate, lowest first."""
+    out: dict[str, dict[float, list[Run]]] = {}
+    for run in sorted(runs, key=lambda run: run.lr):
+        out.setdefault(run.algorithm, {}).setdefault(run.lr, []).append(run)
+    return out
+
+
+def final(runs: list[Run]) -> float:
+    """Mean over runs of the last held-out success."""
+    return sum(run.summary["after"]["success"] for run in runs) / len(runs)
 
 
 def draw(out: Path, runs: list[Run]) -> None:
     """Writes the picture; the bands are 95% intervals over the panel's tasks."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=150)
-    longest = max(records[-1]["time/training_seconds"] for _, records in runs)
-    unit, seconds = ("minutes", 60) if longest > 300 else ("seconds", 1)
-    for summary, records in runs:
-        x = [r["time/training_seconds"] / seconds for r in records]
-        (line,) = axes.plot(x, [r["success"] for r in records], marker="o", ms=3, label=f"seed {summary['seed']}")
-        low, high = [r["success_low"] for r in records], [r["success_high"] for r in records]
-        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.08, lw=0)
-    axes.axhline(TARGET, color="0.5", lw=0.8, ls="--")
-    axes.set_ylim(0, 1.02)
+    if len({run.algorithm for run in runs}) > 1:
+        _compare(axes, runs)
+        axes.set_ylim(bottom=0)
+    else:
+        _seeds(axes, runs)
+        axes.set_ylim(0, 1.02)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"{unit} of training (rollouts and updates)")
     axes.set_ylabel("held-out success")
-    first = runs[0][0]
-    axes.set_title(f"{first['model'].split('/')[-1]}, {first['algorithm']}, {first['env']}", fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
 
 
+def _seeds(axes: Any, runs: list[Run]) -> None:
+    """Runs of one algorithm against the clock, a line each."""
+    longest = max(run.evaluations[-1]["time/training_seconds"] for run in runs)
+    unit, seconds = ("minutes", 60) if longest > 300 else ("seconds", 1)
+    for run in runs:
+        x = [r["time/training_seconds"] / seconds for r in run.evaluations]
+        y, low, high = ([r[f"success{end}"] for r in run.evaluations] for end in ("", "_low", "_high"))
+        (line,) = axes.plot(x, y, marker="o", ms=3, label=f"seed {run.summary['seed']}")
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.08, lw=0)
+    axes.axhline(TARGET, color="0.5", lw=0.8, ls="--")
+    axes.set_xlabel(f"{unit} of training (rollouts and updates)")
+    axes.set_title(f"{_title(runs[0])}, {runs[0].algorithm}", fontsize=10)
+
+
+def _compare(axes: Any, runs: list[Run]) -> None:
+    """Several algorithms against updates: every seed thin, their mean thick."""
+    for color, (name, rates) in zip(itertools.cycle(plt.get_cmap("tab10").colors), by_rate(runs).items(), strict=False):
+        lr, members = max(rates.items(), key=lambda item: final(item[1]))
+        curves = [{r["update"]: r["success"] for r in run.evaluations} for run in members]
+        for curve in curves:
+            axes.plot(list(curve), list(curve.values()), color=color, lw=0.8, alpha=0.45)
+        shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+        mean = [sum(curve[u] for curve in curves) / len(curves) for u in shared]
+        axes.plot(shared, mean, color=color, lw=2, label=f"{name}, learning rate {lr:g} ({len(curves)} seeds)")
+    axes.set_xlabel("updates")
+    axes.set_title(_title(runs[0]), fontsize=10)
+
+
+def _title(run: Run) -> str:
+    return f"{run.summary['model'].split('/')[-1]}, {run.summary['env']}"
+
+
 def row(run: Run) -> str:
-    """One line of the table."""
-    summary, records = run
-    reached = next((r for r in records if r["success"] >= TARGET), None)
+    """One line of the table of one algorithm."""
+    summary = run.summary
+    reached = next((r for r in run.evaluations if r["success"] >= TARGET), None)
     cells = [
         str(summary["seed"]),
         _rate(summary["before"]),
@@ -63,6 +123,22 @@ def row(run: Run) -> str:
         f"{summary['training_seconds']:.0f} s, {summary['updates']} updates",
         f"{summary['warm_start_seconds']:.0f} s",
     ]
+    return _cells(cells)
+
+
+def rate_row(name: str, lr: float, runs: list[Run]) -> str:
+    """One line of the table of several algorithms: one learning rate of one of them."""
+    records = [r for run in runs for r in run.metrics]
+    before = sum(run.summary["before"]["success"] for run in runs) / len(runs)
+    seeds = ", ".join(f"{run.summary['after']['success']:.3f}" for run in runs)
+    moved = 1 - sum(r["loss/skipped"] for r in records) / len(records)
+    spread = 1 - sum(r["rollout/zero_variance_share"] for r in records) / len(records)
+    seconds = sum(run.summary["training_seconds"] for run in runs) / len(runs)
+    cells = [name, f"{lr:g}", f"{before:.3f}", f"**{final(runs):.3f}** ({seeds})"]
+    return _cells([*cells, f"{moved:.2f}", f"{spread:.2f}", f"{seconds:.0f} s"])
+
+
+def _cells(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -75,10 +151,19 @@ def main() -> None:
         sys.exit(__doc__)
     runs = [read(Path(arg)) for arg in sys.argv[2:]]
     draw(Path(sys.argv[1]), runs)
-    print(f"| seed | after the warm start | first evaluation at {TARGET} | at the end | training | warm start |")
-    print("|---|---|---|---|---|---|")
-    for run in runs:
-        print(row(run))
+    if len({run.algorithm for run in runs}) == 1:
+        print(f"| seed | after the warm start | first evaluation at {TARGET} | at the end | training | warm start |")
+        print("|---|---|---|---|---|---|")
+        for run in runs:
+            print(row(run))
+        return
+    print(
+        "| algorithm | learning rate | after the warm start | at the end: mean (seeds) | updates with a step |", end=""
+    )
+    print(" groups with spread | training per run |\n|---|---|---|---|---|---|---|")
+    for name, rates in by_rate(runs).items():
+        for lr, members in rates.items():
+            print(rate_row(name, lr, members))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgrpo import attention
-from agentgrpo.config import OptimConfig
+from agentgrpo.algorithm import Algorithm
+from agentgrpo.composing import compose_config
+from agentgrpo.config import OptimConfig, build_algorithm, parse
 from agentgrpo.models import _nano_tokenizer
 from agentgrpo.types import Batch, RolloutStatus, Step, TokenLayout, Trajectory
 
@@ -31,10 +36,36 @@ THINK_STRIPPING = (
 
 
 def trajectory(
-    *steps: tuple[str, float], status: RolloutStatus = RolloutStatus.TERMINATED, success: bool = False
+    *steps: tuple[str, float],
+    status: RolloutStatus = RolloutStatus.TERMINATED,
+    success: bool = False,
+    tokens: int = 1,
+    value: float = 0.0,
 ) -> Trajectory:
-    """An episode of (observation, reward) pairs."""
-    return Trajectory(tuple(Step(observation, reward) for observation, reward in steps), status, success)
+    """An episode of (observation, reward) pairs, with ``tokens`` policy tokens per step and a critic's ``value``."""
+    made = [
+        Step(
+            observation,
+            reward,
+            prompt_ids=(1,),
+            starts_sequence=t == 0,
+            action_ids=(2,) * tokens,
+            logprobs=(-0.5,) * tokens,
+            values=(value,) * tokens,
+        )
+        for t, (observation, reward) in enumerate(steps)
+    ]
+    return Trajectory(tuple(made), status, success)
+
+
+def default_algorithm(name: str, **options: Any) -> Algorithm:
+    """A registered algorithm with the values of its yaml."""
+    return dataclasses.replace(_composed(name), **options)
+
+
+@functools.cache
+def _composed(name: str) -> Algorithm:
+    return build_algorithm(parse(compose_config("train", [f"algorithm={name}"])))[0]
 
 
 def tiny_llama(vocab: int = 50, kv_heads: int = 2, seed: int = 0) -> PreTrainedModel:
@@ -88,7 +119,7 @@ def loss_batch(
     zeros = torch.zeros(action_mask.shape, dtype=torch.int64)
     nothing = torch.zeros(0, dtype=torch.int64)
     layout = TokenLayout(nothing, nothing, nothing, nothing)
-    return Batch(layout, zeros, zeros, action_mask, old_logprobs, advantages, ref_logprobs)
+    return Batch(layout, zeros, zeros, action_mask, old_logprobs, old_logprobs, advantages, ref_logprobs)
 
 
 def optim_config(

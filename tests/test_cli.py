@@ -10,6 +10,7 @@ import pytest
 
 from agentgrpo import models
 from agentgrpo.cli import main
+from agentgrpo.registry import algorithm_names
 
 BROKEN_ENVS = {
     "NoText": ("return 7, {}", "return 'x', 0.0, True, False, {}", "returned a int as observation"),
@@ -46,12 +47,13 @@ def _no_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
         ("env=key_mase", r"env=key_mase: there is no such env\. Did you mean 'key_maze'\?.*sokoban.*env\.id=my_module"),
         ("algorithm=gigp", r"algorithm=gigp: .*Did you mean 'gigpo'\?.*grpo.*algorithm\.name=my_module:Mine"),
         ("algorithm.name=gigp", r"Algorithm 'gigp' is not registered\. Did you mean 'gigpo'\?"),
+        ("algorithm.name=grpo", r"algorithm\.[a-z_]+ is no field of 'grpo'\..*algorithm=NAME"),
         ("env.id=agentgrpo/KeyMase-v0", r"is not registered.*Did you mean 'agentgrpo/KeyMaze-v0'\?"),
         ("model=smolm2", r"Did you mean 'smollm2'\?"),
         ("optim.learning_rate=1", r"'optim\.learning_rate' is not a setting\."),
         ("group_sise=4", r"'group_sise' is not a setting\. Did you mean 'group_size'\?"),
         ("algorithm.gama=0.9", r"'algorithm\.gama' is not a setting\. Did you mean 'algorithm\.gamma'"),
-        ("group_size=1", r"group_size=1 gives no signal with algorithm 'gigpo'.*2 or more"),
+        ("group_size=1", r"group_size=1 gives no signal with GiGPO.*2 or more"),
         ("algorithm.gamma=1.5", r"algorithm\.gamma must be in \(0, 1\], got 1\.5"),
         ("algorithm.aggregation=mean", r"algorithm\.aggregation must be one of token-mean"),
         ("optim.lr=fast", r"optim\.lr.*fast"),
@@ -66,11 +68,62 @@ def _no_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
         ("env.kwargs.rooms=2", r"rooms"),
         ("+env.kwargs.doors=2", r"doors"),
         ("env.action_pattern=go", r"has no group"),
+        ("algorithm=_base", r"algorithm=_base: there is no such algorithm"),
+        ("reward=fromat", r"reward=fromat: there is no such reward\. Did you mean 'format'\?.*unit_test"),
+        ("reward=[environment,fromat]", r"reward=fromat: there is no such reward"),
+        ("reward.environment.wieght=2", r"'reward\.environment\.wieght' is not a setting\. Did you mean"),
+        ("reward=[]", r"No reward term is chosen"),
+        ("reward=exact_answer", r"reward\.exact_answer: it judges by info\['answer'\], which .* does not give"),
+        ("reward=unit_test", r"reward\.unit_test: it judges by info\['tests'\]"),
+        ("reward=reward_model", r"reward\.reward_model: path is not set"),
         ("seed", r"key=value"),
     ],
 )
 def test_bad_settings(override: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(expected, fails(capsys, "train", override), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["algorithm=guided", "algorithm.guided_share=1"],
+            r"guided_share must be in \(0, 1\), got 1: all members",
+        ),
+        (["algorithm.gamma=abc"], r"algorithm\.gamma must be a number, got 'abc'"),
+        (["algorithm.gamma=null"], r"algorithm\.gamma must be a number, got None"),
+        (["algorithm.reference_every=1.5"], r"algorithm\.reference_every must be a whole number, got 1\.5"),
+        (["algorithm.train_truncated=perhaps"], r"algorithm\.train_truncated must be true or false, got 'perhaps'"),
+        (["algorithm=gspo", "algorithm.aggregation=token-mean"], r"Set algorithm\.aggregation=seq-mean-token-mean"),
+        (["algorithm=ppo", "algorithm.critic_lr=null"], r"ppo trains a critic, and algorithm\.critic_lr is not set"),
+        (["algorithm=grpo", "algorithm.correction=token"], r"count the gap .* twice.*old_logprobs=recompute"),
+        (["algorithm=dapo", "algorithm.group_filter=none"], r"algorithm\.resample_rounds is set, but"),
+    ],
+)
+def test_combinations_that_make_no_sense(
+    overrides: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.search(expected, fails(capsys, "train", *overrides), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("ngrpo", r"which is not known here.*Give the environment an attribute max_return"),
+        ("guided", r"guided needs an expert.*oracle_actions\(\).*info\['reference'\].*algorithm=grpo"),
+    ],
+)
+def test_environments_that_an_algorithm_cannot_work_in(
+    algorithm: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain.py").write_text(
+        "import gymnasium as gym\nclass Plain(gym.Env):\n"
+        "    def reset(self, *, seed=None, options=None):\n        return 'Go.', {}\n"
+        "    def step(self, action):\n        return 'End.', 1.0, True, False, {}\n"
+        "gym.register('Plain-v0', entry_point=Plain)\n"
+    )
+    error = fails(capsys, "train", "env.id=plain:Plain-v0", f"algorithm={algorithm}")
+    assert re.search(expected, error, re.DOTALL)
 
 
 def test_missing_model_folder_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +133,11 @@ def test_missing_model_folder_names_the_command(capsys: pytest.CaptureFixture[st
 
 def test_model_folder_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no config.json" in fails(capsys, "train", "model=hf", f"model.path={tmp_path}")
+
+
+def test_missing_reward_model(capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, "train", "reward=reward_model", "reward.reward_model.path=/nowhere/at/all")
+    assert "reward.reward_model: path=/nowhere/at/all: no such folder" in error
 
 
 def test_hf_without_a_path(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,13 +211,23 @@ def test_help_of_a_command_shows_its_settings(command: str, setting: str, capsys
     assert f"\n{setting}:" in capsys.readouterr().out
 
 
-def test_ignored_keys_are_reported() -> None:
+def test_algorithms_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["algorithms"]) == 0
+    out = capsys.readouterr().out
+    for name in algorithm_names():
+        assert re.search(rf"\b{name}\b", out)
+    assert "arXiv:2505.10978" in out
+    assert "num_virtual=1" in out
+    assert main(["algorithms", "x=1"]) == 2
+
+
+def test_options_without_effect_are_reported() -> None:
     from agentgrpo.composing import compose_config
     from agentgrpo.config import build_algorithm, parse
 
-    algorithm, ignored = build_algorithm(parse(compose_config("train", ["algorithm.name=grpo"])))
-    assert type(algorithm).__name__ == "GRPO"
-    assert ignored == ["gamma", "step_weight"]
+    _, ignored = build_algorithm(parse(compose_config("train", ["algorithm=cispo", "algorithm.dual_clip=3"])))
+    assert ignored == ["dual_clip"]
 
 
 def test_a_person_can_play(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from agentgrpo.algorithms.ngrpo import NGRPO
 from agentgrpo.composing import GROUPS, choices, compose_config
 from agentgrpo.config import build_algorithm, parse
 
@@ -22,6 +24,29 @@ def test_every_choice_composes_and_parses(group: str, choice: str) -> None:
     build_algorithm(config)
     if group in ("env", "algorithm"):
         assert (config.env.name if group == "env" else config.algorithm["name"]) == choice
+
+
+MINE = """
+from dataclasses import dataclass
+from agentgrpo.algorithms.ngrpo import NGRPO
+
+@dataclass(frozen=True)
+class Mine(NGRPO):
+    strength: float = 1.0
+"""
+
+
+def test_an_algorithm_in_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_algorithm.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "algorithm.name=own_algorithm:Mine"
+    config = parse(compose_config("train", [name, "algorithm.strength=2.0", "algorithm.kl_coef=0.1", "seed=3"]))
+    algorithm, _ = build_algorithm(config)
+    # The class's own defaults hold, not those of the default algorithm's yaml.
+    assert dataclasses.asdict(algorithm) == dataclasses.asdict(NGRPO(kl_coef=0.1)) | {"strength": 2.0}
+    assert config.seed == 3
+    with pytest.raises(ValueError, match=r"algorithm\.strenght is no field of .*Did you mean 'strength'"):
+        build_algorithm(parse(compose_config("train", [name, "algorithm.strenght=2.0"])))
 
 
 def test_hf_needs_a_path_only() -> None:

@@ -16,7 +16,7 @@ from agentgrpo.packing import sequences
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.seeding import derive
-from agentgrpo.types import Group, Sequence, Step, Trajectory
+from agentgrpo.types import Credit, Group, Sequence, Step, Trajectory
 
 
 def learner(config: OptimConfig | None = None, model: PreTrainedModel | None = None) -> Learner:
@@ -31,7 +31,20 @@ def items(num: int = 6, advantage: float = 1.0) -> list[Sequence]:
         ids = tuple(2 + derive(i, t) % 48 for t in range(length))
         index = tuple(t for t in range(2, length) if t % 3)
         values = tuple(advantage * (-1) ** i * (1 + t / 10) for t in index)
-        out.append(Sequence(ids, index, (-2.0,) * len(index), values))
+        logprobs = (-2.0,) * len(index)
+        out.append(Sequence(ids, index, logprobs, logprobs, values))
+    return out
+
+
+def with_reference(one: Learner, part: list[Sequence]) -> list[Sequence]:
+    """The sequences with the reference policy's log-probabilities filled in."""
+    out = list(part)
+    with torch.no_grad():
+        for batch in one.pack(part):
+            values = one.logprobs(batch, one.reference)
+            for row, index in enumerate(batch.rows):
+                found = tuple(values[row][batch.action_mask[row]].tolist())
+                out[index] = dataclasses.replace(part[index], ref_logprobs=found)
     return out
 
 
@@ -131,7 +144,7 @@ def test_gap_to_the_sampler_is_reported_of_the_first_step() -> None:
     sampler = TransformersSampler(one.model, [1], cache_gb=0.1)
     (answer,) = sampler.generate([[3, 4, 5]], [SamplingParams(8, 1.0, 7)])
     step = Step("", prompt_ids=(3, 4, 5), action_ids=answer.token_ids, logprobs=answer.logprobs)
-    metrics = one.update(sequences(Trajectory((step,)), torch.ones(1)), GRPO(), (0,))
+    metrics = one.update(sequences(Trajectory((step,)), Credit(torch.ones(len(answer.token_ids)))), GRPO(), (0,))
     assert metrics["sampler/logprob_gap_max"] < 1e-4
     assert metrics["loss/old_kl"] > 1e-4  # the second epoch has moved
 
@@ -140,8 +153,8 @@ def test_kl_needs_a_reference_and_is_zero_until_the_policy_moves() -> None:
     one = learner(optim_config(lr=1e-2))
     one.freeze_reference()
     algorithm = GRPO(kl_coef=0.1)
-    assert one.update(items(), algorithm, (0,))["loss/ref_kl"] == pytest.approx(0.0, abs=1e-9)
-    assert one.update(items(), algorithm, (1,))["loss/ref_kl"] > 1e-5
+    assert one.update(with_reference(one, items()), algorithm, (0,))["loss/ref_kl"] == pytest.approx(0.0, abs=1e-9)
+    assert one.update(with_reference(one, items()), algorithm, (1,))["loss/ref_kl"] > 1e-5
 
 
 def test_kl_pulls_back_to_the_reference() -> None:
@@ -149,10 +162,11 @@ def test_kl_pulls_back_to_the_reference() -> None:
     one.freeze_reference()
     one.update(items(), GRPO(), (0,))
     # An advantage too small to matter: without any, there would be no step.
-    away = one.update(items(advantage=1e-6), GRPO(kl_coef=1.0), (1,))["loss/ref_kl"]
+    small = with_reference(one, items(advantage=1e-6))
+    away = one.update(small, GRPO(kl_coef=1.0), (1,))["loss/ref_kl"]
     one.reset_optimizer()
     for round_ in range(10):
-        back = one.update(items(advantage=1e-6), GRPO(kl_coef=1.0), (2 + round_,))["loss/ref_kl"]
+        back = one.update(small, GRPO(kl_coef=1.0), (2 + round_,))["loss/ref_kl"]
     assert 0 <= back < away / 2
 
 
@@ -197,12 +211,22 @@ def test_a_bandit_raises_its_reward() -> None:
         answers = sampler.generate([prompt] * 32, params)
         group = Group(
             tuple(
-                Trajectory((Step("", float(a.token_ids[0] in rewarded), "", prompt, True, a.token_ids, a.logprobs),))
+                Trajectory(
+                    (
+                        Step(
+                            "",
+                            float(a.token_ids[0] in rewarded),
+                            prompt_ids=prompt,
+                            action_ids=a.token_ids,
+                            logprobs=a.logprobs,
+                        ),
+                    )
+                )
                 for a in answers
             )
         )
         means.append(sum(t.episode_return for t in group) / 32)
-        advantages = GRPO().advantages(group)
-        one.update([s for t, a in zip(group, advantages, strict=True) for s in sequences(t, a)], GRPO(), (update,))
+        (credit,) = GRPO().credit([group])
+        one.update([s for t, c in zip(group, credit, strict=True) for s in sequences(t, c)], GRPO(), (update,))
         sampler.sync(model)
     assert sum(means[-3:]) / 3 > 0.95 > 0.9 > means[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentgrpo.losses import aggregate, clip_fraction, clipped_surrogate, kl_k3, masked_ratio
+from agentgrpo.losses import aggregate, clip_fraction, clipped_surrogate, kl, masked_ratio
 from agentgrpo.types import Denominators
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
@@ -14,26 +14,26 @@ DENOMINATORS = Denominators(sequences=2, tokens=3, max_length=10)
 
 def test_shape_error_names_the_shapes() -> None:
     good = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match=r"\(B, T\).*got \(2, 3\), \(2, 4\), \(2, 3\), \(2, 3\)"):
-        clipped_surrogate(good, torch.zeros(2, 4), good, MASK)
+    with pytest.raises(ValueError, match=r"\(B, T\).*got \(2, 4\), \(2, 3\), \(2, 3\)"):
+        clipped_surrogate(torch.zeros(2, 4), good, MASK)
 
 
 def test_an_advantage_per_batch_row_must_be_a_column() -> None:
     good = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"\(2,\)"):
-        clipped_surrogate(good, good, torch.zeros(2), MASK)
+        clipped_surrogate(good, torch.zeros(2), MASK)
 
 
-def test_nothing_may_broadcast_the_logprobs() -> None:
+def test_nothing_may_broadcast_the_ratio() -> None:
     with pytest.raises(ValueError, match="must be"):
-        clipped_surrogate(torch.zeros(1, 3), torch.zeros(2, 3), torch.zeros(2, 3), MASK)
+        clipped_surrogate(torch.zeros(1, 3), torch.zeros(2, 3), MASK)
 
 
 def test_a_column_of_advantages_equals_the_same_written_out() -> None:
-    logprobs, old = -VALUES / 10, -VALUES / 9
+    ratio = masked_ratio(-VALUES / 10, -VALUES / 9, MASK)
     column = torch.tensor([[1.0], [-2.0]])
-    one = clipped_surrogate(logprobs, old, column, MASK)
-    assert torch.equal(one, clipped_surrogate(logprobs, old, column.expand(2, 3), MASK))
+    one = clipped_surrogate(ratio, column, MASK)
+    assert torch.equal(one, clipped_surrogate(ratio, column.expand(2, 3), MASK))
 
 
 HOSTILE = [float("inf"), float("-inf"), float("nan"), 1e38, -1e38]
@@ -45,7 +45,7 @@ def test_masked_positions_reach_neither_the_loss_nor_the_gradient(hostile: float
         logprobs = torch.where(MASK, -VALUES / 10, filler).requires_grad_()
         old = torch.where(MASK, -VALUES / 9, -filler)
         advantages = torch.where(MASK, VALUES, filler)
-        loss = clipped_surrogate(logprobs, old, advantages, MASK) + kl_k3(logprobs, old, MASK)
+        loss = clipped_surrogate(masked_ratio(logprobs, old, MASK), advantages, MASK) + kl(logprobs, old, MASK)
         total = aggregate(loss, MASK, "seq-mean-token-mean", DENOMINATORS)
         total.backward()  # type: ignore[no-untyped-call]
         assert logprobs.grad is not None
@@ -72,7 +72,8 @@ def test_ratio_is_one_off_the_mask() -> None:
 @pytest.mark.parametrize("which", ["old", "ref"])
 def test_no_gradient_reaches_the_other_policies(which: str) -> None:
     logprobs, other = torch.zeros(2, 3, requires_grad=True), torch.full((2, 3), -0.1, requires_grad=True)
-    loss = clipped_surrogate(logprobs, other, VALUES, MASK) if which == "old" else kl_k3(logprobs, other, MASK)
+    ratio = masked_ratio(logprobs, other, MASK)
+    loss = clipped_surrogate(ratio, VALUES, MASK) if which == "old" else kl(logprobs, other, MASK)
     loss.sum().backward()  # type: ignore[no-untyped-call]
     assert other.grad is None
     assert logprobs.grad is not None

@@ -31,6 +31,14 @@ def test_groups_without_signal_are_told_apart() -> None:
     assert metrics["rollout/zero_variance_other_share"] == 0.0
 
 
+def test_what_members_have_in_common() -> None:
+    # States: a three times, b twice. Actions are all "", so an episode is told by its length: one of three repeats.
+    metrics = rollout_metrics([Group((WON, LOST, WON)), Group((LOST,))])
+    assert metrics["rollout/visits_per_state"] == pytest.approx((3 + 2 + 1) / 3)
+    assert metrics["rollout/repeated_episode_share"] == 0.25
+
+
 def test_a_round_in_which_everything_crashed_gives_numbers() -> None:
     metrics = rollout_metrics([Group((CRASHED, CRASHED))])
     assert all(value == pytest.approx(value) for value in metrics.values())
+    assert metrics["rollout/zero_variance_all_success_share"] == 0.0

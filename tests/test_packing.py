@@ -1,5 +1,6 @@
 """Alignment of tokens, positions and log-probabilities, by hand and against sampler and a full forward pass."""
 
+import dataclasses
 import math
 from collections.abc import Sequence as Seq
 
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.learner import Learner
 from agentgrpo.packing import count, pack, sequences, tree
-from agentgrpo.policy import can_share_prefixes, row_states, tree_states
+from agentgrpo.policy import can_share_prefixes, layout_states, row_states, tree_states
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.seeding import derive
-from agentgrpo.types import Denominators, RolloutStatus, Sequence, Step, StopReason, Trajectory
+from agentgrpo.types import Credit, Denominators, RolloutStatus, Sequence, Step, StopReason, Trajectory
 
 EXAMPLE = Trajectory(
     (
@@ -30,56 +31,95 @@ WINDOWS = Trajectory(
         Step("b", prompt_ids=(1, 40, 15, 42), action_ids=(17,), logprobs=(-0.7,)),
     )
 )
-ADVANTAGES = torch.tensor([0.5, -1.0])
+CREDIT = Credit(torch.tensor([0.5, 0.5, -1.0]))
 
 
 def made_up(length: int, actions: int) -> Sequence:
     """A sequence whose last tokens are the policy's."""
     index = tuple(range(length - actions, length))
-    return Sequence(tuple(range(length)), index, (-0.5,) * actions, (1.0,) * actions)
+    logprobs = (-0.5,) * actions
+    return Sequence(tuple(range(length)), index, logprobs, logprobs, (1.0,) * actions)
 
 
 def test_transcript_by_hand() -> None:
     #           position  0   1   2   3  4  5   6   7
-    assert sequences(EXAMPLE, ADVANTAGES) == [
-        Sequence((1, 40, 41, 15, 2, 3, 42, 17), (3, 4, 7), (-1.2, -0.1, -0.7), (0.5, 0.5, -1.0))
+    assert sequences(EXAMPLE, CREDIT) == [
+        Sequence((1, 40, 41, 15, 2, 3, 42, 17), (3, 4, 7), (-1.2, -0.1, -0.7), (-1.2, -0.1, -0.7), (0.5, 0.5, -1.0))
     ]
 
 
 def test_window_gives_a_sequence_per_turn() -> None:
-    assert sequences(WINDOWS, ADVANTAGES) == [
-        Sequence((1, 40, 15, 2), (2, 3), (-1.2, -0.1), (0.5, 0.5)),
-        Sequence((1, 40, 15, 42, 17), (4,), (-0.7,), (-1.0,)),
+    assert sequences(WINDOWS, CREDIT) == [
+        Sequence((1, 40, 15, 2), (2, 3), (-1.2, -0.1), (-1.2, -0.1), (0.5, 0.5)),
+        Sequence((1, 40, 15, 42, 17), (4,), (-0.7,), (-0.7,), (-1.0,)),
     ]
 
 
-@pytest.mark.parametrize("status", [RolloutStatus.ENV_ERROR, RolloutStatus.ENV_TIMEOUT])
-def test_crashed_episodes_teach_nothing(status: RolloutStatus) -> None:
-    assert sequences(Trajectory(EXAMPLE.steps, status), ADVANTAGES) == []
+def test_what_an_expert_gave_is_read_but_no_policy_token() -> None:
+    led = Trajectory(
+        (
+            Step("a", prompt_ids=(1, 40), action_ids=(15, 2), num_guided=2),
+            Step(
+                "b",
+                prompt_ids=(3, 42),
+                starts_sequence=False,
+                action_ids=(16, 17, 2),
+                num_guided=1,
+                logprobs=(-0.7, -0.2),
+            ),
+        )
+    )
+    #                                   position  0   1   2   3  4  5   6   7   8
+    (found,) = sequences(led, Credit(torch.tensor([0.5, -1.0])))
+    assert found == Sequence((1, 40, 15, 2, 3, 42, 16, 17, 2), (7, 8), (-0.7, -0.2), (-0.7, -0.2), (0.5, -1.0))
 
 
-@pytest.mark.parametrize("status", [RolloutStatus.TURN_LIMIT, RolloutStatus.CONTEXT_LIMIT])
-def test_truncated_episodes_do_teach(status: RolloutStatus) -> None:
-    assert len(sequences(Trajectory(EXAMPLE.steps, status), ADVANTAGES)) == 1
+def test_a_window_that_an_expert_filled_is_no_sequence() -> None:
+    led = Trajectory(
+        (
+            Step("a", prompt_ids=(1, 40), action_ids=(15, 2), num_guided=2),
+            Step("b", prompt_ids=(1, 41), action_ids=(17,), logprobs=(-0.7,)),
+        )
+    )
+    (found,) = sequences(led, Credit(torch.tensor([0.5])))
+    assert found.token_ids == (1, 41, 17)
+
+
+def test_columns_follow_their_tokens() -> None:
+    steps = tuple(
+        dataclasses.replace(
+            s, old_logprobs=tuple(x - 1 for x in s.logprobs), ref_logprobs=s.logprobs, values=s.logprobs
+        )
+        for s in WINDOWS.steps
+    )
+    credit = Credit(torch.tensor([0.5, 0.5, -1.0]), returns=torch.tensor([3.0, 4.0, 5.0]))
+    first, second = sequences(Trajectory(steps), credit)
+    assert (first.old_logprobs, second.old_logprobs) == ((-2.2, -1.1), (-1.7,))
+    assert (first.ref_logprobs, second.values) == ((-1.2, -0.1), (-0.7,))
+    assert (first.returns, second.returns) == ((3.0, 4.0), (5.0,))
+    (batch,) = pack([second, first], 100)
+    assert batch.rows == (1, 0)
+    assert batch.returns is not None
+    assert batch.returns.tolist() == [[3.0, 4.0], [5.0, 0.0]]
 
 
 def test_an_episode_without_steps_gives_none() -> None:
-    assert sequences(Trajectory((), RolloutStatus.CONTEXT_LIMIT), torch.zeros(0)) == []
+    assert sequences(Trajectory((), RolloutStatus.CONTEXT_LIMIT), Credit(torch.zeros(0))) == []
 
 
 def test_advantages_must_match_the_steps() -> None:
-    with pytest.raises(ValueError, match="Got 1 advantages for 2 steps"):
-        sequences(EXAMPLE, torch.zeros(1))
+    with pytest.raises(ValueError, match="Got 1 advantages for 3 policy tokens"):
+        sequences(EXAMPLE, Credit(torch.zeros(1)))
 
 
 def test_a_token_is_predicted_from_the_position_before_it() -> None:
-    (batch,) = pack(sequences(EXAMPLE, ADVANTAGES), 100)
+    (batch,) = pack(sequences(EXAMPLE, CREDIT), 100)
     assert batch.predictor.tolist() == [[2, 3, 6]]
     assert batch.targets.tolist() == [[15, 2, 17]]
 
 
 def test_batch_of_two_sequences_by_hand() -> None:
-    (batch,) = pack(sequences(WINDOWS, ADVANTAGES), 100)  # 1 40 15 2 and 1 40 15 42 17, in this order
+    (batch,) = pack(sequences(WINDOWS, CREDIT), 100)  # 1 40 15 2 and 1 40 15 42 17, in this order
     assert batch.layout.token_ids.tolist() == [1, 40, 15, 2, 42, 17]
     assert batch.layout.positions.tolist() == [0, 1, 2, 3, 3, 4]
     assert batch.layout.paths.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 4, 5]]
@@ -165,7 +205,7 @@ def test_a_model_with_other_attention_falls_back_to_whole_sequences() -> None:
     layout = tree(TREE)
     learner = Learner(model, optim_config(), precision="fp32", temperature=1.0, max_length=4)
     assert not learner.shares_prefixes
-    torch.testing.assert_close(learner._states(model, layout), row_states(model, layout))
+    torch.testing.assert_close(layout_states(model, layout, share_prefixes=False), row_states(model, layout))
 
 
 @pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
@@ -221,12 +261,13 @@ def flat(items: Seq[Sequence], model: torch.nn.Module, temperature: float) -> to
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_learner_sampler_and_full_forward_pass_agree(chat: ChatFormat, kind: str, temperature: float) -> None:
     model = tiny_llama(len(chat.tokenizer))
-    items = sequences(play(chat, kind, temperature, model), ADVANTAGES)
+    episode = play(chat, kind, temperature, model)
+    items = sequences(episode, Credit(torch.ones(episode.num_policy_tokens)))
     assert len(items) == (1 if kind == "transcript" else 2)
     items.sort(key=lambda s: s.token_ids)
     expected = torch.cat([reference_logprobs(model, s.token_ids, s.action_index, temperature) for s in items])
     learnt = flat(items, model, temperature)
-    sampled = torch.tensor([value for s in items for value in s.logprobs], dtype=torch.float64)
+    sampled = torch.tensor([value for s in items for value in s.sampler_logprobs], dtype=torch.float64)
     torch.testing.assert_close(learnt, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(sampled, expected, atol=1e-4, rtol=0)
 

@@ -16,6 +16,7 @@ from agentgrpo.learner import Learner
 from agentgrpo.rollout import PolicyPlayer, Task
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.setup import build_runner, build_sampler, make_policy
+from agentgrpo.types import Credit
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def test_log_probabilities_of_trainer_and_sampler_agree(kind: str) -> None:
     assert isinstance(sampler, TransformersSampler)
     player = PolicyPlayer(sampler, HOT, config.rollout.max_new_tokens)
     groups = build_runner(config, made).collect(player, [Task(7, ("test", 7))], group_size=4)
-    items = [s for t in groups[0] for s in packing.sequences(t, torch.ones(len(t.steps)))]
+    items = [s for t in groups[0] for s in packing.sequences(t, Credit(torch.ones(t.num_policy_tokens)))]
     learner = Learner(made.model, config.optim, precision="fp32", temperature=HOT, max_length=24)
     batches = packing.pack(items, 4096)
     with torch.no_grad():
@@ -77,7 +78,7 @@ def test_bf16_sampler_stays_close_to_the_trainer() -> None:
     ids = torch.tensor([[*prompt, *out.token_ids]])
     with torch.no_grad():
         states = policy.hidden_states(made.model, ids, torch.arange(ids.shape[1])[None])[0, len(prompt) - 1 : -1]
-        exact = policy.token_logprobs(made.model, states, ids[0, len(prompt) :], 1.0)
+        exact, _ = policy.token_logprobs(made.model, states, ids[0, len(prompt) :], 1.0)
     gap = (exact - torch.tensor(out.logprobs)).abs()
     # bf16 keeps 8 bits of mantissa; a wrong mask or position would be off by whole nats.
     assert float(gap.mean()) < 0.15

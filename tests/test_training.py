@@ -98,7 +98,9 @@ def test_trajectories_are_written_with_their_advantages(run: Path) -> None:
     with gzip.open(files[0], "rt") as file:
         records = [json.loads(line) for line in file]
     assert len(records) == 8
-    assert all(len(r["advantages"]) == len(r["steps"]) for r in records)
+    for r in records:
+        assert len(r["advantages"]) == sum(len(s["action_ids"]) - s["num_guided"] for s in r["steps"])
+        assert all(s["reward_terms"] == {"environment": s["reward"]} for s in r["steps"])
     assert records[0]["steps"][0]["observation"] == records[1]["steps"][0]["observation"]
 
 
@@ -106,7 +108,15 @@ def test_tensorboard_has_scalars_text_and_hyperparameters(run: Path) -> None:
     events = EventAccumulator(str(run), size_guidance={"tensors": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()
-    assert {t.split("/")[0] for t in tags["scalars"]} == {"rollout", "eval", "loss", "time", "sampler", "final"}
+    assert {t.split("/")[0] for t in tags["scalars"]} == {
+        "rollout",
+        "reward",
+        "eval",
+        "loss",
+        "time",
+        "sampler",
+        "final",
+    }
     assert "trajectories/group0/text_summary" in tags["tensors"]
     assert [e.step for e in events.Scalars("rollout/success")] == list(range(1, 13))
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data
@@ -238,3 +248,37 @@ def test_eval_and_play_look_at_a_run(run: Path, capsys: pytest.CaptureFixture[st
     assert "update 12" in out
     assert main(["play", f"run_dir={run}", "episodes=2"]) == 0
     assert capsys.readouterr().out.count("return") == 2
+
+
+# --- what some algorithms carry from update to update -----------------------------------------------------------------
+
+MAZE = ["env=key_maze", "env.kwargs.max_turns=5", "env.instructions=Go."]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm=ppo"],
+        ["algorithm=guided", *MAZE, "algorithm.target=0.5"],
+        ["algorithm=grpo", "algorithm.kl_coef=0.1", "algorithm.reference_every=2", "algorithm.reference_mix=0.5"],
+    ],
+    ids=["critic", "controller", "moving reference"],
+)
+def test_a_resumed_run_has_what_the_algorithm_carries(overrides: list[str], tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    small = [o for o in TINY if "env=key_maze" not in overrides or not o.startswith("env")]
+    for folder, updates in ((whole, 6), (part, 3)):
+        options = [f"num_updates={updates}", "checkpoint.every=3", "checkpoint.keep=5", f"run_dir={folder}"]
+        assert main(["train", *small, *overrides, *options]) == 0
+    assert main(["train", f"run_dir={part}", "resume=true", "num_updates=6"]) == 0
+    assert without_clock(lines(part / "metrics.jsonl")) == without_clock(lines(whole / "metrics.jsonl"))
+    for file in ("model.safetensors", "critic.safetensors", "reference/model.safetensors"):
+        one, other = (folder / "checkpoints" / "update_000006" / file for folder in (whole, part))
+        assert one.is_file() == other.is_file()
+        if one.is_file():
+            assert_equal_tensors(load_file(one), load_file(other))
+
+
+def assert_equal_tensors(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    assert all((one[name] == other[name]).all() for name in one)

@@ -39,9 +39,11 @@ class Completion:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Log-probabilities (nats) under the distribution that was sampled from, so after temperature; at temperature 0
-    under the distribution at temperature 1."""
+    """Log-probabilities (nats) of the sampled tokens under the distribution that they were sampled from, so after
+    temperature; at temperature 0 under the distribution at temperature 1."""
     stop_reason: StopReason
+    num_guided: int = 0
+    """How many of ``token_ids``, from the first on, an expert gave: they were not sampled and have no logprobs."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,76 @@
+"""A player that lets an expert lead in, and then goes on as the policy.
+
+In tasks of several turns the expert is ``oracle_actions()``: its first actions are played in the environment. In a task
+of one turn it is the text in ``info["reference"]``: its first tokens stand in the answer before the policy goes on.
+Either way the expert's tokens are marked as given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from agentgrpo.context import ChatFormat
+from agentgrpo.deadline import DeadlineRunner, Failure
+from agentgrpo.environments import oracle_plan, reference_trace
+from agentgrpo.rollout import Episode
+from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
+from agentgrpo.types import StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedPlayer:
+    """The policy behind a sampler, after an expert's lead of ``episode.guidance`` turns or tokens.
+
+    Args:
+        chat: turns the expert's text into token ids.
+        runner: keeps an oracle that hangs from stopping the run.
+    """
+
+    sampler: Sampler
+    temperature: float
+    max_new_tokens: int
+    chat: ChatFormat
+    runner: DeadlineRunner
+
+    def act(self, episodes: Sequence[Episode]) -> list[Completion]:
+        """One completion per episode, in order: the expert's where it still leads, else the policy's."""
+        led = self._expert_turns(episodes)
+        rest = [e for e in episodes if id(e) not in led]
+        leads = [self._trace_tokens(e) for e in rest]
+        params = [
+            SamplingParams(self.max_new_tokens - len(lead), self.temperature, e.noise_key)
+            for e, lead in zip(rest, leads, strict=True)
+        ]
+        prompts = [[*e.conversation.prompt, *lead] for e, lead in zip(rest, leads, strict=True)]
+        for episode, lead, drawn in zip(rest, leads, self.sampler.generate(prompts, params), strict=True):
+            led[id(episode)] = Completion(
+                (*lead, *drawn.token_ids), drawn.logprobs, drawn.stop_reason, num_guided=len(lead)
+            )
+        return [led[id(e)] for e in episodes]
+
+    def _expert_turns(self, episodes: Sequence[Episode]) -> dict[int, Completion]:
+        """Turns that the oracle plays, by ``id`` of the episode. The last action to the goal is always the policy's."""
+        asked = [e for e in episodes if len(e.steps) < e.guidance and _still_led(e)]
+        out: dict[int, Completion] = {}
+        for episode, plan in zip(asked, self.runner.run([partial(oracle_plan, e.env) for e in asked]), strict=True):
+            if isinstance(plan, Failure):
+                raise ValueError(f"The oracle of the environment failed on task {episode.task.seed}: {plan.error}")
+            if len(plan) > 1:
+                ids = (*self.chat.encode(plan[0]), self.chat.end_id)
+                out[id(episode)] = Completion(ids, (), StopReason.STOP, num_guided=len(ids))
+        return out
+
+    def _trace_tokens(self, episode: Episode) -> tuple[int, ...]:
+        """The trace's first tokens; the policy keeps at least one of the trace and of the answer's limit to write."""
+        trace = reference_trace(episode.task_info)
+        if trace is None or not episode.guidance or episode.steps:
+            return ()
+        ids = self.chat.encode(trace)
+        return ids[: max(0, min(episode.guidance, len(ids) - 1, self.max_new_tokens - 1))]
+
+
+def _still_led(episode: Episode) -> bool:
+    """Whether an oracle has played every turn so far: once the policy has taken over, it goes on alone."""
+    return reference_trace(episode.task_info) is None and all(step.num_guided for step in episode.steps)
