@@ -14,7 +14,9 @@ from agentgrpo.registry import algorithm_class, algorithm_names
 
 def print_table(console: Console) -> None:
     """One row per algorithm, then the options that go with all of them."""
-    table = Table("name", "formula", "source", "options and defaults", show_lines=True)
+    table = Table("name", show_lines=True)
+    for title in ("formula", "source", "options and defaults"):
+        table.add_column(title, overflow="fold")  # in a narrow terminal too nothing is cut off
     for name in algorithm_names():
         cls = algorithm_class(name)
         table.add_row(name, cls.formula, cls.source, "\n".join(own_options(name)))

@@ -220,6 +220,10 @@ def test_algorithms_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "arXiv:2505.10978" in out
     assert "num_virtual=1" in out
     assert main(["algorithms", "x=1"]) == 2
+    monkeypatch.setenv("COLUMNS", "80")
+    capsys.readouterr()
+    assert main(["algorithms"]) == 0
+    assert "…" not in capsys.readouterr().out  # nothing is cut off in a narrow terminal
 
 
 def test_options_without_effect_are_reported() -> None:
