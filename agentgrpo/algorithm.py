@@ -8,8 +8,8 @@ loss. The options here go with every algorithm; a combination that makes no sens
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -78,9 +78,9 @@ class Algorithm:
     """Share of the current policy in the new reference, in (0, 1]; TR-DPO's 0.6 moves it gently."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus. A tiny one can drive a policy without reward signal to the uniform distribution."""
-    old_logprobs: Literal["sampler", "recompute"] = "sampler"
-    """The ratio's denominator: what the sampler reported, or a forward pass of the trainer before the update."""
-    correction: CorrectionLevel = "none"
+    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
+    """The ratio's denominator: what the sampler reported, or the trainer's own before the update."""
+    correction: Literal["auto"] | CorrectionLevel = "auto"
     """Weight for the gap between sampler and recomputed log-probabilities, per token or per sequence."""
     correction_mode: CorrectionMode = "truncate"
     """``truncate`` keeps the weight within its bounds; ``mask`` drops what lies outside."""
@@ -111,8 +111,8 @@ class Algorithm:
         at_least("algorithm.reference_every", self.reference_every, 0)
         within("algorithm.reference_mix", self.reference_mix, "(0, 1]")
         at_least("algorithm.entropy_coef", self.entropy_coef, 0)
-        one_of("algorithm.old_logprobs", self.old_logprobs, ("sampler", "recompute"))
-        one_of("algorithm.correction", self.correction, CORRECTION_LEVELS)
+        one_of("algorithm.old_logprobs", self.old_logprobs, ("auto", "sampler", "recompute"))
+        one_of("algorithm.correction", self.correction, ("auto", *CORRECTION_LEVELS))
         one_of("algorithm.correction_mode", self.correction_mode, CORRECTION_MODES)
         at_least("algorithm.correction_low", self.correction_low, 0)
         above("algorithm.correction_high", self.correction_high, self.correction_low)
@@ -124,7 +124,7 @@ class Algorithm:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.correction != "none" and self.old_logprobs == "sampler":
+        if self._level != "none" and self.old_logprobs == "sampler":
             raise ValueError(
                 f"algorithm.correction={self.correction} with algorithm.old_logprobs=sampler would count the gap "
                 "between sampler and trainer twice: the ratio holds it already. "
@@ -163,6 +163,26 @@ class Algorithm:
                 f"group_size={facts.group_size} gives no signal with {type(self).__name__}: it compares the members "
                 f"of a group with each other. Set group_size to {self.min_group_size} or more; 8 is usual."
             )
+
+    def settled(self, *, exact_sampler: bool) -> Self:
+        """The same with ``auto`` decided.
+
+        Args:
+            exact_sampler: the sampler's log-probabilities are the trainer's, up to rounding in fp32. Where they are
+                not, as in half precision, the trainer computes its own and weighs each token by their truncated ratio.
+        """
+        settled = self
+        if self.old_logprobs == "auto":
+            exact = exact_sampler and self._level == "none"
+            settled = replace(self, old_logprobs="sampler" if exact else "recompute")
+        if self.correction == "auto":
+            exact = exact_sampler or settled.old_logprobs == "sampler"
+            settled = replace(settled, correction="none" if exact else "token")
+        return settled
+
+    @property
+    def _level(self) -> CorrectionLevel:
+        return "none" if self.correction == "auto" else self.correction
 
     # --- expert guidance ------------------------------------------------------------------------------------------
 
@@ -278,8 +298,8 @@ class Algorithm:
             clipped = self.clipped(ratio, batch)
             if clipped is not None:
                 sums["loss/clip_fraction"] = clipped.sum()
-        if self.correction != "none":
-            gap = corrections.mismatch(batch.old_logprobs, batch.sampler_logprobs, mask, self.correction)
+        if self._level != "none":
+            gap = corrections.mismatch(batch.old_logprobs, batch.sampler_logprobs, mask, self._level)
             weights = corrections.importance_weights(
                 gap, self.correction_mode, self.correction_low, self.correction_high
             )

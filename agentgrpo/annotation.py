@@ -23,7 +23,7 @@ from agentgrpo.types import Batch, Credit, Group, Trajectory
 def annotate(groups: Sequence[Group], algorithm: Algorithm, learner: Learner) -> list[Group]:
     """The groups with the columns filled in that the algorithm asks for."""
     passes: dict[str, Callable[[Batch], Tensor]] = {}
-    if algorithm.old_logprobs == "recompute":
+    if algorithm.old_logprobs == "recompute" and not learner.single_step:
         passes["old_logprobs"] = learner.logprobs
     if algorithm.needs_reference:
         passes["ref_logprobs"] = lambda batch: learner.logprobs(batch, learner.reference)

@@ -2,7 +2,7 @@
 
 Two things that transformers' own does not do. In sampling, a few new tokens over a cache: PyTorch's CPU attention wants
 one key head per query head and copies the cache to get it, at every step; a batched product over the grouped heads
-reads the cache once. In training, nodes of a prefix tree: each attends along the paths that lead to it.
+reads the cache once. In training, nodes of a prefix tree (:mod:`agentgrpo.tree_attention`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -41,8 +40,9 @@ def attention_forward(
     Returns:
         (B, Q, H, D) and None for the weights.
     """
-    if "paths" in kwargs:
-        return _along_paths(module, query, key, value, scaling=scaling, **kwargs), None
+    if (tree := kwargs.get("tree")) is not None:
+        found: Tensor = tree.attend(query[0], key[0], value[0], query.shape[3] ** -0.5 if scaling is None else scaling)
+        return found.transpose(0, 1)[None], None
     batch, heads, queries, width = query.shape
     # Without a mask several queries mean causal attention, which SDPA knows about and the products below do not.
     causal = attention_mask is None and queries > 1
@@ -56,36 +56,6 @@ def attention_forward(
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     out = weights.view(batch, kv_heads, -1, keys) @ value
     return out.view(batch, heads, queries, -1).transpose(1, 2), None
-
-
-def _along_paths(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, paths: Tensor, homes: Tensor, **kwargs: Any
-) -> Tensor:
-    """Causal attention along the paths of a prefix tree (:class:`agentgrpo.types.TokenLayout`).
-
-    Everything else in the model is computed per node. Here the nodes are laid out per sequence, attend as usual, and
-    what a node's first visit gives is taken back: all visits see the same keys, so they give the same.
-
-    Args:
-        query: (1, H, N, D).
-        key: (1, K, N, D), as ``value``.
-    Returns:
-        (1, N, H, D).
-    """
-    rows = (_nodes_to_rows(query, paths), _nodes_to_rows(key, paths), _nodes_to_rows(value, paths))  # (B, ., W, D)
-    out = _sdpa(module, *rows, None, **kwargs)  # (B, W, H, D)
-    return embedding(homes, out.flatten(2).flatten(0, 1)).view(1, len(homes), *out.shape[2:])
-
-
-def _nodes_to_rows(states: Tensor, paths: Tensor) -> Tensor:
-    """(1, H, N, D) -> (B, H, W, D)."""
-    heads, width = states.shape[1], states.shape[3]
-    nodes = states[0].transpose(0, 1).flatten(1)  # (N, H * D)
-    if nodes.device.type == "cpu" and nodes.dtype == torch.bfloat16:
-        nodes = nodes.float()  # as `_sdpa` would, after many more rows
-    # `embedding` is a gather whose backward pass is parallel on a CPU; that of indexing is not.
-    rows: Tensor = embedding(paths, nodes)  # (B, W, H * D)
-    return rows.view(*paths.shape, heads, width).transpose(1, 2)
 
 
 def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -34,8 +33,10 @@ class Critic(nn.Module):
     def forward(self, batch: Batch, *, share_prefixes: bool) -> Tensor:
         """(B, T) float32 values before each policy token, 0 on padding."""
         states = policy.layout_states(self.backbone, batch.layout, share_prefixes=share_prefixes)  # (N, D)
-        with torch.autocast(states.device.type, enabled=False):  # in bf16 values near 1 come in steps of 0.004
-            values: Tensor = self.head(policy.at_least_float32(states[batch.predictor[batch.action_mask]]))[:, 0]
+        # In bf16 values near 1 would come in steps of 0.004.
+        chosen = policy.at_least_float32(states[batch.predictor[batch.action_mask]])
+        weight, bias = self.head.weight.to(chosen.dtype), self.head.bias.to(chosen.dtype)
+        values = nn.functional.linear(chosen, weight, bias)[:, 0]
         out = values.new_zeros(batch.action_mask.shape)
         return out.masked_scatter(batch.action_mask, values)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,6 +15,7 @@ from agentgrpo import losses, packing, policy
 from agentgrpo.algorithm import Algorithm, LossOutput
 from agentgrpo.config import OptimConfig
 from agentgrpo.critic import Critic
+from agentgrpo.precision import HalfTwin, converted
 from agentgrpo.seeding import permutation
 from agentgrpo.types import Batch, Denominators, TokenLayout
 from agentgrpo.types import Sequence as TokenSequence
@@ -45,7 +44,8 @@ class Learner:
     Args:
         model: fp32 weights; updated in place.
         config: optimiser settings.
-        precision: ``fp32``, or ``bf16`` for autocast (weights and optimiser state stay fp32).
+        precision: what forward and backward passes compute in, ``fp32`` or ``bf16``; weights, their gradients and
+            the optimiser's state are fp32 either way.
         temperature: that policy tokens are sampled with; their log-probabilities are taken at the same.
         max_length: constant L of ``seq-mean-token-sum-norm`` in policy tokens.
     """
@@ -55,16 +55,33 @@ class Learner:
     ) -> None:
         self.model = model
         self._config = config
-        self._bf16 = precision == "bf16"
+        self._twin = HalfTwin(model) if precision == "bf16" else None
         self._temperature = temperature
         self._max_length = max_length
         self.reference: PreTrainedModel | None = None
         self.critic: Critic | None = None
         self.critic_optimizer: torch.optim.Optimizer | None = None
         self.num_steps = 0
-        self.shares_prefixes = policy.can_share_prefixes(model)
+        self._critic_twin: HalfTwin | None = None
+        self.shares_prefixes = policy.can_share_prefixes(self.computing)
         """False where the model cannot, and every sequence is computed whole."""
         self.reset_optimizer()
+
+    @property
+    def computing(self) -> PreTrainedModel:
+        """The weights that passes are computed with: the model itself, or its twin in half precision."""
+        return self.model if self._twin is None else self._twin.module
+
+    @property
+    def single_step(self) -> bool:
+        """True when a round of rollouts gets one optimiser step: the policy before it is the one that it computes."""
+        return self._config.epochs * self._config.minibatches == 1
+
+    def follow(self) -> None:
+        """Passes are computed with the weights as they are now."""
+        for twin in (self._twin, self._critic_twin):
+            if twin is not None:
+                twin.follow()
 
     def reset_optimizer(self) -> None:
         """Forgets all moments, as between imitation and reinforcement learning."""
@@ -82,11 +99,11 @@ class Learner:
 
     def freeze_reference(self) -> None:
         """Keeps a copy of the weights as they are now: the policy that a KL term holds on to."""
-        self.set_reference(copy.deepcopy(self.model))
+        self.set_reference(self.model)
 
     def set_reference(self, model: PreTrainedModel) -> None:
-        """Holds on to the given policy in the KL term."""
-        self.reference = model.requires_grad_(False)
+        """Holds on to a copy of the given policy in the KL term, in the precision of the passes."""
+        self.reference = converted(model, self.computing.dtype).requires_grad_(False)
 
     @torch.no_grad()
     def move_reference(self, mix: float) -> None:
@@ -99,6 +116,7 @@ class Learner:
         """Starts a critic from the weights as they are now."""
         self.critic = Critic(self.model)
         self.critic_optimizer = self._adamw(self.critic, lr)
+        self._critic_twin = None if self._twin is None else HalfTwin(self.critic)
 
     # --- reinforcement learning -----------------------------------------------------------------------------------
 
@@ -119,6 +137,9 @@ class Learner:
         steps: list[_StepResult] = []
         values: list[_StepResult] = []
         with_entropy = algorithm.entropy_coef > 0
+        loss: LossFunction = algorithm.loss
+        if algorithm.old_logprobs == "recompute" and self.single_step:
+            loss = _from_own_logprobs(loss)
         for epoch in range(self._config.epochs):
             order = permutation(len(items), *coordinates, "order", epoch)
             size = max(1, math.ceil(len(items) / self._config.minibatches))
@@ -128,7 +149,7 @@ class Learner:
                 counts = packing.count(part, self._max_length)
                 if signal:
                     computed = part if algorithm.needs_every_sequence else signal
-                    steps.append(self._step(computed, algorithm.loss, counts, self._rate(), with_entropy))
+                    steps.append(self._step(computed, loss, counts, self._rate(), with_entropy))
                     self.num_steps += 1
                 if self.critic is not None:
                     values.append(self._critic_step(part, algorithm, counts))
@@ -176,7 +197,7 @@ class Learner:
         total, sums, gap_max = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0
         self.optimizer.zero_grad(set_to_none=True)
         for batch in self.pack(items):
-            logprobs, entropy = self._forward(batch, self.model, with_entropy)
+            logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
             output.loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
@@ -189,6 +210,7 @@ class Learner:
                 for name, value in output.sums.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
+        self.follow()
         return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max)
 
     def _critic_step(
@@ -207,6 +229,7 @@ class Learner:
             total += float(loss.detach())
             spread += float(torch.where(batch.action_mask, (values - batch.returns).abs(), 0.0).sum().detach())
         norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
+        self.follow()
         return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0)
 
     def _apply(
@@ -229,30 +252,29 @@ class Learner:
 
     def pack(self, items: Sequence[TokenSequence]) -> list[Batch]:
         """Micro-batches on the model's device."""
-        return [self._to_device(batch) for batch in packing.pack(items, self._config.micro_batch_tokens)]
+        return [
+            self._to_device(batch)
+            for batch in packing.pack(items, self._config.micro_batch_tokens, share_prefixes=self.shares_prefixes)
+        ]
 
     def logprobs(self, batch: Batch, model: PreTrainedModel | None = None) -> Tensor:
         """(B, T) float32 log-probabilities of the batch's policy tokens, 0 on padding."""
-        return self._forward(batch, self.model if model is None else model, with_entropy=False)[0]
+        return self._forward(batch, self.computing if model is None else model, with_entropy=False)[0]
 
     def values(self, batch: Batch) -> Tensor:
         """(B, T) float32 values of the critic before the batch's policy tokens, 0 on padding."""
         assert self.critic is not None
-        with self._autocast():
-            values: Tensor = self.critic(batch, share_prefixes=self.shares_prefixes)
+        critic = self.critic if self._critic_twin is None else self._critic_twin.module
+        values: Tensor = critic(batch, share_prefixes=self.shares_prefixes)
         return values
 
     def _forward(self, batch: Batch, model: PreTrainedModel, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        with self._autocast():
-            states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
-            at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
-            found = policy.token_logprobs(model, states[at], targets, self._temperature, with_entropy=with_entropy)
+        states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
+        at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
+        found = policy.token_logprobs(model, states[at], targets, self._temperature, with_entropy=with_entropy)
         logprobs, entropy = (None if x is None else _padded(x, batch.action_mask) for x in found)
         assert logprobs is not None
         return logprobs, entropy
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(self.model.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.model.device
@@ -263,6 +285,15 @@ class Learner:
             f.name: value.to(device) for f in fields(Batch) if isinstance(value := getattr(batch, f.name), Tensor)
         }
         return replace(batch, layout=TokenLayout(**nodes), **moved)
+
+
+def _from_own_logprobs(loss: LossFunction) -> LossFunction:
+    """The loss with the policy's own log-probabilities as the old ones, which saves a pass to compute them."""
+
+    def from_own(logprobs: Tensor, batch: Batch, denominators: Denominators, entropy: Tensor | None) -> LossOutput:
+        return loss(logprobs, replace(batch, old_logprobs=logprobs.detach()), denominators, entropy)
+
+    return from_own
 
 
 def _padded(values: Tensor, mask: Tensor) -> Tensor:

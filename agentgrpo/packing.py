@@ -73,9 +73,12 @@ def count(items: Iterable[Sequence], max_length: int) -> Denominators:
     return Denominators(sum(length > 0 for length in lengths), sum(lengths), max_length)
 
 
-def pack(items: Seq[Sequence], budget: int) -> list[Batch]:
-    """Cuts sequences into micro-batches of at most ``budget`` tokens, shared prefixes and padding counted in full.
+def pack(items: Seq[Sequence], budget: int, *, share_prefixes: bool = True) -> list[Batch]:
+    """Cuts sequences into micro-batches of at most ``budget`` computed tokens.
 
+    Args:
+        share_prefixes: a prefix that neighbours have in common counts once. False: each sequence is a row of its own,
+            and its padding counts.
     Raises:
         ValueError: a sequence alone is larger than the budget.
     """
@@ -89,12 +92,14 @@ def pack(items: Seq[Sequence], budget: int) -> list[Batch]:
     order = sorted(range(len(items)), key=lambda i: items[i].token_ids)
     batches: list[Batch] = []
     part: list[int] = []
-    width = 0
+    width = nodes = 0
     for i in order:
-        width = max(width, len(items[i].token_ids))
-        if part and (len(part) + 1) * width > budget:
+        ids = items[i].token_ids
+        width = max(width, len(ids))
+        nodes += len(ids) - (common_prefix(items[part[-1]].token_ids, ids) if part else 0)
+        if part and (nodes if share_prefixes else (len(part) + 1) * width) > budget:
             batches.append(_batch(items, part))
-            part, width = [], len(items[i].token_ids)
+            part, width, nodes = [], len(ids), len(ids)
         part.append(i)
     return [*batches, _batch(items, part)] if part else batches
 
@@ -127,22 +132,33 @@ def tree(items: Seq[tuple[int, ...]]) -> TokenLayout:
     """The prefix tree of token sequences in sorted order: there a sequence shares most with the one before it."""
     ids: list[int] = []
     positions: list[int] = []
+    ends: list[int] = []
     homes: list[int] = []
     paths: list[list[int]] = []
     width = max(map(len, items))
     for row, item in enumerate(items):
+        path = paths[-1] if row else []
         shared = common_prefix(items[row - 1], item) if row else 0
-        nodes = range(len(ids), len(ids) + len(item) - shared)
-        paths.append([*(paths[-1][:shared] if row else []), *nodes])
+        _close(path[shared:], ends, len(ids))
+        paths.append([*path[:shared], *range(len(ids), len(ids) + len(item) - shared)])
         ids += item[shared:]
         positions += range(shared, len(item))
+        ends += [0] * (len(item) - shared)
         homes += range(row * width + shared, row * width + len(item))
+    _close(paths[-1], ends, len(ids))
     return TokenLayout(
         token_ids=torch.tensor(ids),
         positions=torch.tensor(positions),
+        ends=torch.tensor(ends),
         paths=_rows(paths, width, torch.int64),
         homes=torch.tensor(homes),
     )
+
+
+def _close(nodes: Seq[int], ends: list[int], end: int) -> None:
+    """Says where the subtrees of nodes end."""
+    for node in nodes:
+        ends[node] = end
 
 
 def _rows(rows: Seq[Seq[int]] | Seq[Seq[float]], width: int, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
+from agentgrpo.tree_attention import tree_mask
 from agentgrpo.types import TokenLayout
 
 _CHUNK = 1024
@@ -41,15 +42,14 @@ def hidden_states(
 
 def tree_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
     """(N, D) outputs of the backbone at the nodes of a prefix tree, before the language-model head."""
-    # A 4-D mask is handed on as it is; this one says nothing, because the paths say what a node looks at.
+    # A 4-D mask is handed on as it is; this one says nothing, because the tree says what a node looks at.
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.token_ids.device)
     output = model.base_model(
         input_ids=layout.token_ids[None],
         position_ids=layout.positions[None],
         attention_mask=no_mask,
         use_cache=False,
-        paths=layout.paths,
-        homes=layout.homes,
+        tree=tree_mask(layout.ends),
     )
     states: Tensor = output.last_hidden_state[0]
     return states
@@ -68,15 +68,16 @@ def row_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
 
 
 def can_share_prefixes(model: PreTrainedModel) -> bool:
-    """True when the model hands the paths of a prefix tree on to our attention and mixes tokens nowhere else."""
+    """True when the model hands a prefix tree on to our attention and mixes tokens nowhere else."""
     config = model.config.get_text_config()
     if any(getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size")):
-        return False  # such masks come from transformers, and the paths replace its masks; a short probe cannot see it
+        return False  # such masks come from transformers, and the tree replaces its masks; a short probe cannot see it
     # Sequences 0 1 2 and 0 3 1 2, long enough for a state that leaks from one to the other.
     device = model.device
     layout = TokenLayout(
         token_ids=torch.tensor([0, 1, 2, 3, 1, 2], device=device),
         positions=torch.tensor([0, 1, 2, 1, 2, 3], device=device),
+        ends=torch.tensor([6, 3, 3, 6, 6, 6], device=device),
         paths=torch.tensor([[0, 1, 2, 0], [0, 3, 4, 5]], device=device),
         homes=torch.tensor([0, 1, 2, 5, 6, 7], device=device),
     )

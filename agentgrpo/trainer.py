@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,7 +59,8 @@ class Trainer:
         self.config: TrainConfig = parse(config)
         c = self.config
         self.algorithm: Algorithm
-        self.algorithm, self.ignored = build_algorithm(c)
+        algorithm, self.ignored = build_algorithm(c)
+        self.algorithm = algorithm.settled(exact_sampler=c.model.precision == c.sampler.precision == "fp32")
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
         self.display = Display(console or Console(), c.num_updates)
@@ -103,7 +104,7 @@ class Trainer:
         if not self.learner.shares_prefixes:
             kind = type(self.policy.model).__name__
             self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
-        self.sampler = build_sampler(c, self.policy)
+        self.sampler = build_sampler(c, replace(self.policy, model=self.learner.computing))
         self.collector = Collector(c, self.algorithm, self.runner, self.sampler, self.policy.chat, self.scorer)
         self.algorithm_state: State = self.algorithm.initial_state()
         self.totals = Totals()
@@ -132,6 +133,7 @@ class Trainer:
             assert self.learner.critic is not None
             assert self.learner.critic_optimizer is not None
             self.learner.critic.load(checkpoint.folder)
+            self.learner.follow()
             load_optimizer(checkpoint, self.learner.critic_optimizer, "critic_optimizer")
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ class Trainer:
             self.display.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
         if self.before is None:
             self._begin()
+        self.display.say(_denominator(self.algorithm))
         self.display.start(self.update)
         interrupted = False
         try:
@@ -185,7 +188,7 @@ class Trainer:
         started = time.monotonic()
         steps, stats = self.runner.num_env_steps, self.sampler.stats
         sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
-        self.sampler.sync(self.policy.model)
+        self.sampler.sync(self.learner.computing)
         experience = self.collector.collect(self.update, self.algorithm_state)
         collected = time.monotonic()
         groups = annotate(experience.kept, self.algorithm, self.learner)
@@ -252,7 +255,7 @@ class Trainer:
     def _evaluate(self) -> None:
         started = time.monotonic()
         c = self.config
-        self.sampler.sync(self.policy.model)
+        self.sampler.sync(self.learner.computing)
         player = PolicyPlayer(self.sampler, c.eval.temperature, c.rollout.max_new_tokens)
         result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
         self.totals.evaluation_seconds += time.monotonic() - started
@@ -352,6 +355,17 @@ def _result(summary: dict[str, Any], c: TrainConfig) -> str:
     lines.append(f"Curves:   tensorboard --logdir {c.run_dir}")
     lines.append(f"Watch it: python -m agentgrpo play run_dir={c.run_dir}")
     return "\n".join(lines)
+
+
+def _denominator(algorithm: Algorithm) -> str:
+    if algorithm.old_logprobs == "sampler":
+        return "log-probabilities before an update: the sampler's"
+    weight = (
+        "no weight"
+        if algorithm.correction == "none"
+        else f"weight {algorithm.correction_mode} per {algorithm.correction}"
+    )
+    return f"log-probabilities before an update: the trainer's own; for the gap to the sampler's: {weight}"
 
 
 def _last_line(text: str) -> str:

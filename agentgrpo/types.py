@@ -211,6 +211,7 @@ class TokenLayout:
 
         token_ids  1  40  15  17  2        paths  0  1  2  0
         positions  0   1   2   2  3               0  1  3  4
+        ends       5   5   3   5  5
         homes      0   1   2   6  7
     """
 
@@ -218,6 +219,8 @@ class TokenLayout:
     """(N,) int64."""
     positions: Tensor
     """(N,) int64: distance from the start of the sequence."""
+    ends: Tensor
+    """(N,) int64: one past the last node of the subtree; node q sees node k exactly when k <= q < ends[k]."""
     paths: Tensor
     """(B, W) int64: the nodes that each sequence goes through, right-padded with node 0."""
     homes: Tensor

@@ -7,7 +7,7 @@ ratio. Averaging must treat sequences alike: a token-normalised mean would undo 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,8 +27,6 @@ class GSPO(GRPO):
 
     clip_ratio_low: float = 3e-4
     clip_ratio_high: float = 4e-4
-    old_logprobs: Literal["sampler", "recompute"] = "recompute"
-    """Recomputed, because in half precision the sampler's alone are further off than these bounds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -118,7 +118,7 @@ def loss_batch(
     """A batch of which only the loss side is filled."""
     zeros = torch.zeros(action_mask.shape, dtype=torch.int64)
     nothing = torch.zeros(0, dtype=torch.int64)
-    layout = TokenLayout(nothing, nothing, nothing, nothing)
+    layout = TokenLayout(nothing, nothing, nothing, nothing, nothing)
     return Batch(layout, zeros, zeros, action_mask, old_logprobs, old_logprobs, advantages, ref_logprobs)
 
 

@@ -500,7 +500,7 @@ def test_void_turns_may_leave_the_gradient() -> None:
         ("grpo", {"dual_clip": 1.0}, "algorithm.dual_clip must be above 1"),
         ("grpo", {"kl_coef": -1.0}, "algorithm.kl_coef"),
         ("grpo", {"aggregation": "mean"}, "algorithm.aggregation must be one of token-mean"),
-        ("grpo", {"correction": "token"}, "count the gap between sampler and trainer twice"),
+        ("grpo", {"correction": "token", "old_logprobs": "sampler"}, "count the gap between sampler and trainer twice"),
         ("grpo", {"kl_coef": 0.1, "kl_estimator": "k1"}, "gradient of zero mean"),
         ("grpo", {"reference_every": 5}, "asks for no reference policy"),
         ("grpo", {"resample_rounds": 2}, "drops nothing"),
@@ -668,3 +668,26 @@ def test_the_first_gradient_follows_the_advantages(algorithm: Algorithm) -> None
     logprobs = batch.old_logprobs.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(algorithm.loss(logprobs, batch, DENOMINATORS).loss, logprobs)
     assert torch.equal(gradient.sign(), -batch.advantages.sign())
+
+
+# --- which log-probabilities count as the old ones ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "exact", "expected"),
+    [
+        ({}, True, ("sampler", "none")),
+        ({}, False, ("recompute", "token")),
+        ({"old_logprobs": "sampler"}, False, ("sampler", "none")),
+        ({"old_logprobs": "recompute"}, True, ("recompute", "none")),
+        ({"old_logprobs": "recompute"}, False, ("recompute", "token")),
+        ({"correction": "sequence"}, True, ("recompute", "sequence")),
+        ({"correction": "none"}, False, ("recompute", "none")),
+        ({"correction": "none"}, True, ("sampler", "none")),
+    ],
+)
+def test_auto_is_settled_by_how_exact_the_sampler_is(
+    options: dict[str, Any], exact: bool, expected: tuple[str, str]
+) -> None:
+    settled = default_algorithm("grpo", **options).settled(exact_sampler=exact)
+    assert (settled.old_logprobs, settled.correction) == expected

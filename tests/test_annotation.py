@@ -57,9 +57,14 @@ def test_nothing_is_asked_for_by_default() -> None:
     assert annotate(GROUPS, GRPO(), learner()) == GROUPS
 
 
+def test_a_single_step_needs_no_pass_for_the_old_logprobs() -> None:
+    for group in annotate(GROUPS, GRPO(old_logprobs="recompute"), learner()):
+        assert all(step.old_logprobs is None for trajectory in group for step in trajectory.steps)
+
+
 @pytest.mark.parametrize("budget", [8, 1000])
 def test_recomputed_logprobs_stand_at_their_tokens(budget: int) -> None:
-    one = learner(micro_batch_tokens=budget)
+    one = learner(micro_batch_tokens=budget, epochs=2)
     for group in annotate(GROUPS, GRPO(old_logprobs="recompute"), one):
         for trajectory in group:
             torch.testing.assert_close(

@@ -96,7 +96,10 @@ def test_bad_settings(override: str, expected: str, capsys: pytest.CaptureFixtur
         (["algorithm.train_truncated=perhaps"], r"algorithm\.train_truncated must be true or false, got 'perhaps'"),
         (["algorithm=gspo", "algorithm.aggregation=token-mean"], r"Set algorithm\.aggregation=seq-mean-token-mean"),
         (["algorithm=ppo", "algorithm.critic_lr=null"], r"ppo trains a critic, and algorithm\.critic_lr is not set"),
-        (["algorithm=grpo", "algorithm.correction=token"], r"count the gap .* twice.*old_logprobs=recompute"),
+        (
+            ["algorithm=grpo", "algorithm.correction=token", "algorithm.old_logprobs=sampler"],
+            r"count the gap .* twice.*old_logprobs=recompute",
+        ),
         (["algorithm=dapo", "algorithm.group_filter=none"], r"algorithm\.resample_rounds is set, but"),
     ],
 )

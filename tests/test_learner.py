@@ -230,3 +230,23 @@ def test_a_bandit_raises_its_reward() -> None:
         one.update([s for t, c in zip(group, credit, strict=True) for s in sequences(t, c)], GRPO(), (update,))
         sampler.sync(model)
     assert sum(means[-3:]) / 3 > 0.95 > 0.9 > means[0]
+
+
+def test_with_one_step_per_round_the_policys_own_logprobs_are_the_old_ones() -> None:
+    # Whatever the sampler reported, the ratio is 1 and the gradient that of the advantages alone.
+    far = [dataclasses.replace(s, sampler_logprobs=(-9.0,) * len(s.action_index)) for s in items(2)]
+    one = learner()
+    assert one.single_step
+    metrics = one.update(
+        [dataclasses.replace(s, old_logprobs=s.sampler_logprobs) for s in far],
+        GRPO(old_logprobs="recompute", correction="none"),
+        (0,),
+    )
+    assert metrics["loss/old_kl"] == 0.0
+    assert metrics["loss/clip_fraction"] == 0.0
+    assert metrics["sampler/logprob_gap_mean"] > 0.1
+    two = learner()
+    exact = [dataclasses.replace(s, old_logprobs=tuple(two.logprobs(two.pack([s])[0])[0].tolist())) for s in items(2)]
+    two.update(exact, GRPO(old_logprobs="sampler"), (0,))
+    for mine, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)

@@ -124,6 +124,7 @@ def test_batch_of_two_sequences_by_hand() -> None:
     assert batch.layout.positions.tolist() == [0, 1, 2, 3, 3, 4]
     assert batch.layout.paths.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 4, 5]]
     assert batch.layout.homes.tolist() == [0, 1, 2, 3, 8, 9]
+    assert batch.layout.ends.tolist() == [6, 6, 6, 4, 6, 6]
     assert batch.predictor[batch.action_mask].tolist() == [1, 2, 4]
     assert batch.targets[batch.action_mask].tolist() == [15, 2, 17]
     assert batch.action_mask.tolist() == [[True, True], [True, False]]
@@ -140,7 +141,7 @@ def test_a_budget_below_the_longest_episode_names_the_smallest_that_works() -> N
     items = [made_up(5, 2), made_up(9, 3)]
     with pytest.raises(ValueError, match=r"optim.micro_batch_tokens=8 .* 9 tokens. Set it to 9 or more"):
         pack(items, 8)
-    assert len(pack(items, 9)) == 2
+    assert len(pack(items, 9, share_prefixes=False)) == 2
 
 
 def test_nothing_gives_no_batches() -> None:
@@ -149,10 +150,15 @@ def test_nothing_gives_no_batches() -> None:
 
 @given(st.lists(st.integers(2, 20), min_size=1, max_size=12), st.integers(20, 80))
 @settings(max_examples=20, deadline=None)
-def test_padded_cost_stays_within_the_budget_and_nothing_is_lost(lengths: list[int], budget: int) -> None:
-    batches = pack([made_up(length, 1 + length % 2) for length in lengths], budget)
-    assert all(batch.layout.paths.numel() <= budget for batch in batches)
-    assert sum(int(b.action_mask.sum()) for b in batches) == sum(1 + length % 2 for length in lengths)
+def test_cost_stays_within_the_budget_and_nothing_is_lost(lengths: list[int], budget: int) -> None:
+    items = [made_up(length, 1 + length % 2) for length in lengths]
+    whole = pack(items, budget, share_prefixes=False)
+    shared = pack(items, budget)
+    assert all(batch.layout.paths.numel() <= budget for batch in whole)
+    assert all(len(batch.layout.token_ids) <= budget for batch in shared)
+    assert len(shared) <= len(whole)
+    for batches in (whole, shared):
+        assert sum(int(b.action_mask.sum()) for b in batches) == sum(1 + length % 2 for length in lengths)
 
 
 # --- prefix tree ------------------------------------------------------------------------------------------------------
@@ -175,6 +181,10 @@ def test_a_tree_holds_every_distinct_prefix_once(items: list[tuple[int, ...]]) -
     at_home = layout.paths.flatten()[layout.homes]
     assert at_home.tolist() == list(range(len(layout.token_ids)))
     assert (layout.homes % layout.paths.shape[1]).tolist() == layout.positions.tolist()
+    nodes = range(len(layout.token_ids))
+    for item, path in zip(sorted(items), layout.paths.tolist(), strict=True):
+        for at, node in enumerate(path[: len(item)]):
+            assert [k for k in nodes if k <= node < layout.ends[k]] == path[: at + 1]
 
 
 TREE = sorted([(1, 5, 7, 9), (1, 5, 7, 9), (1, 5, 8), (1, 5, 7, 2, 3, 4), (2, 5, 7), (1, 5)])

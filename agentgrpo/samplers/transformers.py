@@ -6,7 +6,6 @@ computed once; a prefix common to the whole batch is computed once. Finished row
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agentgrpo import policy
+from agentgrpo.precision import PRECISIONS, converted
 from agentgrpo.prefixes import common_prefix, longest_prefixes
 from agentgrpo.samplers.base import Completion, SamplerStats, SamplingParams
 from agentgrpo.samplers.sampling import draw
@@ -26,14 +26,6 @@ from agentgrpo.types import StopReason
 def _rounded(columns: int) -> int:
     """The next power of two: an episode that grows by the token is then copied a few times only."""
     return int(2 ** (columns - 1).bit_length())
-
-
-def _converted(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy in another precision. Buffers stay as they are: rounded rotary frequencies would be wrong far out."""
-    model = copy.deepcopy(model)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
 
 
 _PREFILL_TOKENS = 8192
@@ -55,8 +47,8 @@ class TransformersSampler:
     def __init__(
         self, model: PreTrainedModel, stop_ids: Sequence[int], *, precision: str = "fp32", cache_gb: float = 2.0
     ) -> None:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self._model = model if model.dtype == dtype else _converted(model, dtype)
+        dtype = PRECISIONS[precision]
+        self._model = model if model.dtype == dtype else converted(model, dtype)
         self._stop_ids = frozenset(stop_ids)
         self._cache = SlotCache(model.config, dtype, model.device)
         self._max_bytes = cache_gb * 1e9
