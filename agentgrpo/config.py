@@ -189,6 +189,7 @@ class TrainConfig:
     group_size: int
     run_dir: str
     resume: bool
+    profile: bool
     context: ContextConfig
     rollout: RolloutConfig
     optim: OptimConfig

@@ -17,6 +17,7 @@ from agentgrpo.config import OptimConfig
 from agentgrpo.critic import Critic
 from agentgrpo.precision import HalfTwin, converted
 from agentgrpo.seeding import permutation
+from agentgrpo.timing import phase
 from agentgrpo.types import Batch, Denominators, TokenLayout
 from agentgrpo.types import Sequence as TokenSequence
 
@@ -199,7 +200,8 @@ class Learner:
         for batch in self.pack(items):
             logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
-            output.loss.backward()  # type: ignore[no-untyped-call]
+            with phase("backward"):
+                output.loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 total += float(output.loss)
                 gap = torch.where(batch.action_mask, (logprobs - batch.sampler_logprobs).abs(), 0.0)
@@ -209,8 +211,9 @@ class Learner:
                 sums["loss/entropy"] -= float(torch.where(batch.action_mask, logprobs, 0.0).sum())
                 for name, value in output.sums.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
-        self.follow()
+        with phase("optimizer"):
+            norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
+            self.follow()
         return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max)
 
     def _critic_step(
@@ -225,11 +228,13 @@ class Learner:
             values = self.values(batch)
             errors = algorithm.value_loss(values, batch)
             loss = losses.aggregate(errors, batch.action_mask, "token-mean", denominators)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with phase("backward"):
+                loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             spread += float(torch.where(batch.action_mask, (values - batch.returns).abs(), 0.0).sum().detach())
-        norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
-        self.follow()
+        with phase("optimizer"):
+            norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
+            self.follow()
         return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0)
 
     def _apply(
@@ -252,6 +257,10 @@ class Learner:
 
     def pack(self, items: Sequence[TokenSequence]) -> list[Batch]:
         """Micro-batches on the model's device."""
+        with phase("packing"):
+            return self._pack(items)
+
+    def _pack(self, items: Sequence[TokenSequence]) -> list[Batch]:
         return [
             self._to_device(batch)
             for batch in packing.pack(items, self._config.micro_batch_tokens, share_prefixes=self.shares_prefixes)
@@ -265,13 +274,15 @@ class Learner:
         """(B, T) float32 values of the critic before the batch's policy tokens, 0 on padding."""
         assert self.critic is not None
         critic = self.critic if self._critic_twin is None else self._critic_twin.module
-        values: Tensor = critic(batch, share_prefixes=self.shares_prefixes)
+        with phase("forward"):
+            values: Tensor = critic(batch, share_prefixes=self.shares_prefixes)
         return values
 
     def _forward(self, batch: Batch, model: PreTrainedModel, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
-        at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
-        found = policy.token_logprobs(model, states[at], targets, self._temperature, with_entropy=with_entropy)
+        with phase("forward"):
+            states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
+            at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
+            found = policy.token_logprobs(model, states[at], targets, self._temperature, with_entropy=with_entropy)
         logprobs, entropy = (None if x is None else _padded(x, batch.action_mask) for x in found)
         assert logprobs is not None
         return logprobs, entropy

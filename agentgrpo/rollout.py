@@ -22,6 +22,7 @@ from agentgrpo.environments import (
 )
 from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
 from agentgrpo.seeding import derive
+from agentgrpo.timing import phase
 from agentgrpo.types import Group, RolloutStatus, Step, Trajectory
 
 
@@ -147,7 +148,9 @@ class RolloutRunner:
         for group in members:
             self._check_same_start(group)
         while active := [e for e in episodes if e.status is None and self._fits(e)]:
-            self._play_turn(active, player.act(active))
+            completions = player.act(active)
+            with phase("episodes"):
+                self._play_turn(active, completions)
         groups = [
             Group(tuple(e.finish(self.max_return) for e in group), group[0].task.seed, self.max_return)
             for group in members
@@ -170,7 +173,9 @@ class RolloutRunner:
             partial(checked_reset, e.env, e.task.seed, derive(*e.task.coordinates, e.slot, "environment") >> 1)
             for e in episodes
         ]
-        for episode, result in zip(episodes, self.runner.run(calls), strict=True):
+        with phase("environments"):
+            results = self.runner.run(calls)
+        for episode, result in zip(episodes, results, strict=True):
             if isinstance(result, Failure):
                 episode.fail(result)
             else:
@@ -209,7 +214,8 @@ class RolloutRunner:
         texts = [self._decode(c.token_ids) for c in completions]
         actions = [self._read_action(text) for text in texts]
         calls = [partial(checked_step, e.env, action) for e, action in zip(episodes, actions, strict=True)]
-        results = self.runner.run(calls)
+        with phase("environments"):
+            results = self.runner.run(calls)
         self.num_env_steps += len(results)
         turns = zip(episodes, completions, texts, actions, results, strict=True)
         for episode, completion, text, action, result in turns:

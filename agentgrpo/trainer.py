@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import environments, models, packing
+from agentgrpo import environments, models, packing, timing, wording
 from agentgrpo.algorithm import Algorithm, RunFacts, State
 from agentgrpo.annotation import annotate, worth
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
@@ -23,10 +23,12 @@ from agentgrpo.config import TrainConfig, build_algorithm, parse
 from agentgrpo.evaluation import Evaluation, evaluate, make_panel
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
+from agentgrpo.profiling import Profile
 from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.rollout import PolicyPlayer
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
+from agentgrpo.timing import phase
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
 from agentgrpo.types import Credit, Group
 from agentgrpo.warm_start import warm_start
@@ -63,7 +65,9 @@ class Trainer:
         self.algorithm = algorithm.settled(exact_sampler=c.model.precision == c.sampler.precision == "fp32")
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
-        self.display = Display(console or Console(), c.num_updates)
+        console = console or Console()
+        self.display = Display(console, c.num_updates)
+        self.profile = Profile(self.folder.path, console, c.num_updates) if c.profile else None
         self.scorer = RewardScorer(build_terms(c.reward))
         env_facts = environments.probe(c.env, c.rollout.max_turns, c.rollout.step_timeout)
         self.scorer.check(env_facts.info_keys)
@@ -145,13 +149,14 @@ class Trainer:
             self.display.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
         if self.before is None:
             self._begin()
-        self.display.say(_denominator(self.algorithm))
+        self.display.say(wording.denominator(self.algorithm))
         self.display.start(self.update)
         interrupted = False
         try:
             with _interrupt_flag(self.display.say) as pressed:
                 while self.update < c.num_updates and not interrupted:
-                    self._one_update()
+                    with self.profile.update() if self.profile else contextlib.nullcontext():
+                        self._one_update()
                     interrupted = pressed() and self.update < c.num_updates
                     last = self.update == c.num_updates
                     if self.update % c.eval.every == 0 or last:
@@ -185,6 +190,7 @@ class Trainer:
 
     def _one_update(self) -> None:
         c = self.config
+        logging = timing.take().get("logging", 0.0)  # of the update before: this one's comes after its record
         started = time.monotonic()
         steps, stats = self.runner.num_env_steps, self.sampler.stats
         sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
@@ -192,15 +198,18 @@ class Trainer:
         experience = self.collector.collect(self.update, self.algorithm_state)
         collected = time.monotonic()
         groups = annotate(experience.kept, self.algorithm, self.learner)
-        credit = worth(groups, self.algorithm)
-        items = [
-            item
-            for group, credits in zip(groups, credit, strict=True)
-            for trajectory, worth in zip(group, credits, strict=True)
-            if self.algorithm.trains_on(trajectory)
-            for item in packing.sequences(trajectory, worth)
-        ]
-        metrics = experience_metrics(experience) | algorithm_metrics(self.algorithm_state)
+        with phase("advantages"):
+            credit = worth(groups, self.algorithm)
+        with phase("packing"):
+            items = [
+                item
+                for group, credits in zip(groups, credit, strict=True)
+                for trajectory, worth in zip(group, credits, strict=True)
+                if self.algorithm.trains_on(trajectory)
+                for item in packing.sequences(trajectory, worth)
+            ]
+        with phase("metrics"):
+            metrics = experience_metrics(experience) | algorithm_metrics(self.algorithm_state)
         metrics |= self.learner.update(items, self.algorithm, (c.seed, self.update))
         self.algorithm_state = self.algorithm.next_state(self.algorithm_state, experience.groups)
         if self.algorithm.reference_every and (self.update + 1) % self.algorithm.reference_every == 0:
@@ -211,18 +220,23 @@ class Trainer:
         metrics["sampler/cached_prompt_share"] = 1 - (stats.prefilled_tokens - prefilled) / max(
             stats.prompt_tokens - prompts, 1
         )
+        phases = timing.take() | {"logging": logging}
         seconds = {
             "time/rollout": collected - started,
             "time/update": ended - collected,
             "sampler/tokens_per_second": sampled / (collected - started),
+            **timing.metrics(phases, ended - started + logging),
         }
+        if self.profile is not None:
+            self.profile.report(phases, ended - started + logging)
         self.update += 1
         self.totals.training_seconds += ended - started
         self.totals.sampled_tokens += sampled
         self.totals.trained_tokens += sum(len(s.token_ids) for s in items)
         self.totals.env_steps += self.runner.num_env_steps - steps
         self.totals.episodes += sum(map(len, experience.groups))
-        self._log(groups, credit, metrics, seconds)
+        with phase("logging"):
+            self._log(groups, credit, metrics, seconds)
         self._warn_of_crashes(experience.groups)
 
     def _log(
@@ -248,7 +262,7 @@ class Trainer:
                 if trajectory.status.crashed:
                     where = f"update {self.update}, task seed {group.task_seed}, member {slot}: {trajectory.status}"
                     log.warning("%s\n%s", where, trajectory.error)
-                    self.display.say(f"warning: {where}: {_last_line(trajectory.error)} (more in train.log)")
+                    self.display.say(f"warning: {where}: {wording.last_line(trajectory.error)} (more in train.log)")
 
     # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
 
@@ -324,56 +338,16 @@ class Trainer:
         }
         self.folder.write_summary(summary)
         self.board.hyperparameters(
-            _hyperparameters(c),
+            wording.hyperparameters(c),
             {"final/success": self.after["success"], "final/best_success": self.best["success"]},
         )
         self.board.close()
         self.runner.close()
-        self.display.say(_result(summary, c))
+        self.display.say(wording.result(summary, c))
         return summary
 
 
-def _hyperparameters(c: TrainConfig) -> dict[str, Any]:
-    values = {f"algorithm.{k}": v for k, v in c.algorithm.items() if k != "name"}
-    values |= {"env": c.env.name, "algorithm": c.algorithm["name"], "model": c.model.path or c.model.kind}
-    values |= {"seed": c.seed, "lr": c.optim.lr, "epochs": c.optim.epochs, "group_size": c.group_size}
-    return values | {"groups_per_update": c.groups_per_update, "context": c.context.kind, "updates": c.num_updates}
-
-
-def _result(summary: dict[str, Any], c: TrainConfig) -> str:
-    before, after = summary["before"], summary["after"]
-    lines = [
-        f"{summary['status']}: {summary['updates']} updates, {summary['training_seconds']:.0f} s of training "
-        f"(+ {summary['warm_start_seconds']:.0f} s warm start, {summary['evaluation_seconds']:.0f} s evaluation)",
-        f"held-out success {before['success']:.3f} [{before['success_low']:.2f}, {before['success_high']:.2f}] -> "
-        f"{after['success']:.3f} [{after['success_low']:.2f}, {after['success_high']:.2f}] on "
-        f"{before['num_tasks']} tasks "
-        f"(best {summary['best']['success']:.3f} at update {summary['best']['update']})",
-    ]
-    if summary["status"] == "interrupted":
-        lines.append(f"Go on with: python -m agentgrpo train run_dir={c.run_dir} resume=true")
-    lines.append(f"Curves:   tensorboard --logdir {c.run_dir}")
-    lines.append(f"Watch it: python -m agentgrpo play run_dir={c.run_dir}")
-    return "\n".join(lines)
-
-
-def _denominator(algorithm: Algorithm) -> str:
-    if algorithm.old_logprobs == "sampler":
-        return "log-probabilities before an update: the sampler's"
-    weight = (
-        "no weight"
-        if algorithm.correction == "none"
-        else f"weight {algorithm.correction_mode} per {algorithm.correction}"
-    )
-    return f"log-probabilities before an update: the trainer's own; for the gap to the sampler's: {weight}"
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""
-
-
-@contextmanager
+@contextlib.contextmanager
 def _interrupt_flag(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a flag, so that an update is never left half done; the second one stops at once."""
     count = 0

@@ -8,6 +8,8 @@ products over few keys. On a GPU the same rule is a mask of PyTorch's flex atten
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-BLOCK = 256
+BLOCK = 128
 """Nodes of a block: small ones compute fewer pairs for nothing, large ones make larger products."""
 
 
@@ -45,8 +47,8 @@ class Block:
     end: int
     keys: Tensor
     """(U,) int64 nodes: the ancestors of the first node, then the block itself."""
-    hidden: Tensor
-    """(end - start, U) bool: True where a node must not look."""
+    bias: Tensor
+    """(end - start, U) float32: -inf where a node must not look, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ class BlockMask:
             ancestors = (ends[:start] > start).nonzero()[:, 0]
             keys = torch.cat((ancestors, nodes[start:end]))
             query = nodes[start:end, None]
-            parts.append(Block(start, end, keys, (keys > query) | (ends[keys] <= query)))
+            hidden = (keys > query) | (ends[keys] <= query)
+            bias = torch.zeros(hidden.shape, device=ends.device).masked_fill_(hidden, float("-inf"))
+            parts.append(Block(start, end, keys, bias))
         return cls(tuple(parts))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -99,75 +103,86 @@ def _compiled_flex() -> Any:
 
 
 class _TreeAttention(torch.autograd.Function):
-    """Keeps log-normalisers instead of weights; the backward pass computes the weights again, block by block."""
+    """Keeps no weights: the backward pass computes them again, block by block."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: tuple[Block, ...], scaling: float
     ) -> Tensor:
-        wide = _wide(query.dtype)
-        heads, nodes, width = query.shape
-        kv_heads = key.shape[0]
-        grouped = query.view(kv_heads, -1, nodes, width)  # (K, H / K, N, D)
+        grouped = _grouped(query, key)  # (K, H / K, N, D)
         out = torch.empty_like(grouped)
-        norms = torch.empty(grouped.shape[:3], dtype=wide, device=query.device)
-        for part in parts:
-            rows, keys, values = _block(grouped, key, value, part, wide)
-            weights = _scores(rows, keys, part, scaling)
-            norm = weights.logsumexp(dim=-1, keepdim=True)
-            weights = weights.sub_(norm).exp_()
-            shape = (kv_heads, -1, part.end - part.start)
-            out[:, :, part.start : part.end] = (weights @ values).view(*shape, width).to(out.dtype)
-            norms[:, :, part.start : part.end] = norm.view(shape)
-        ctx.save_for_backward(query, key, value, out, norms)
+        with _products_as(query.dtype):
+            for part in parts:
+                rows, keys, values = _block(grouped, key, value, part, scaling)
+                _put(out, part, _weights(rows, keys, part) @ values)
+        ctx.save_for_backward(query, key, value, out)
         ctx.parts, ctx.scaling = parts, scaling
-        return out.view(heads, nodes, width)
+        return out.view(query.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, norms = ctx.saved_tensors
-        wide = norms.dtype
-        heads, nodes, width = query.shape
-        kv_heads = key.shape[0]
-        grouped = query.view(kv_heads, -1, nodes, width)
-        grad_rows = grad_out.reshape(grouped.shape)
-        inner = (grad_rows.to(wide) * out.to(wide)).sum(dim=-1)  # (K, H / K, N)
+        query, key, value, out = ctx.saved_tensors
+        grouped = _grouped(query, key)
+        grad_grouped = grad_out.reshape(grouped.shape)
         grad_query = torch.empty_like(grouped)
-        grad_key = torch.zeros(key.shape, dtype=wide, device=key.device)
+        grad_key = torch.zeros(key.shape, dtype=_wide(key.dtype), device=key.device)
         grad_value = torch.zeros_like(grad_key)
-        for part in ctx.parts:
-            span = slice(part.start, part.end)
-            rows, keys, values = _block(grouped, key, value, part, wide)
-            weights = _scores(rows, keys, part, ctx.scaling).sub_(_column(norms, part)).exp_()
-            upper = grad_rows[:, :, span].to(wide).reshape(rows.shape)
-            grad_value.index_add_(1, part.keys, weights.transpose(1, 2) @ upper)
-            grad_scores = (upper @ values.transpose(1, 2)).sub_(_column(inner, part)).mul_(weights).mul_(ctx.scaling)
-            grad_query[:, :, span] = (grad_scores @ keys).view(kv_heads, -1, part.end - part.start, width)
-            grad_key.index_add_(1, part.keys, grad_scores.transpose(1, 2) @ rows)
-        return grad_query.view(heads, nodes, width), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+        with _products_as(query.dtype):
+            for part in ctx.parts:
+                rows, keys, values = _block(grouped, key, value, part, ctx.scaling)
+                weights = _weights(rows, keys, part)
+                upper, result = _rows(grad_grouped, part), _rows(out, part)
+                grad_value.index_add_(1, part.keys, weights.transpose(1, 2) @ upper)
+                inner = (upper * result).sum(dim=-1, keepdim=True)
+                grad_scores = (upper @ values.transpose(1, 2)).sub_(inner).mul_(weights)
+                _put(grad_query, part, (grad_scores @ keys).mul_(ctx.scaling))
+                grad_key.index_add_(1, part.keys, grad_scores.transpose(1, 2) @ rows)
+        return grad_query.view(query.shape), grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+
+
+@contextmanager
+def _products_as(dtype: torch.dtype) -> Iterator[None]:
+    """Products of float32 operands that hold half-precision values may round operands to bf16, as a bf16 kernel would:
+    sums, scores and softmax stay float32."""
+    setting: Any = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    if dtype == torch.bfloat16:
+        setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize < 4 else dtype
 
 
-def _block(
-    grouped: Tensor, key: Tensor, value: Tensor, part: Block, wide: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(K, H / K * Q, D) queries, (K, U, D) keys and (K, U, D) values of a block."""
-    rows = grouped[:, :, part.start : part.end].to(wide).flatten(1, 2)
-    return rows, key.index_select(1, part.keys).to(wide), value.index_select(1, part.keys).to(wide)
+def _grouped(query: Tensor, key: Tensor) -> Tensor:
+    """(H, N, D) -> (K, H / K, N, D): queries by the key head that they look at."""
+    return query.reshape(len(key), -1, *query.shape[1:])
 
 
-def _scores(rows: Tensor, keys: Tensor, part: Block, scaling: float) -> Tensor:
-    """(K, H / K * Q, U) scaled products, -inf where a node must not look."""
-    scores = (rows @ keys.transpose(1, 2)).mul_(scaling)
-    queries, seen = part.hidden.shape
-    scores.view(len(scores), -1, queries, seen).masked_fill_(part.hidden, float("-inf"))
-    return scores
+def _rows(grouped: Tensor, part: Block) -> Tensor:
+    """(K, H / K, N, D) -> (K, H / K * Q, D) of a block."""
+    return grouped[:, :, part.start : part.end].to(_wide(grouped.dtype)).flatten(1, 2)
 
 
-def _column(values: Tensor, part: Block) -> Tensor:
-    """(K, H / K, N) -> (K, H / K * Q, 1) of a block."""
-    return values[:, :, part.start : part.end].flatten(1)[:, :, None]
+def _put(grouped: Tensor, part: Block, rows: Tensor) -> None:
+    """Writes what :func:`_rows` would read."""
+    grouped[:, :, part.start : part.end] = rows.view(*grouped.shape[:2], -1, grouped.shape[3])
+
+
+def _block(grouped: Tensor, key: Tensor, value: Tensor, part: Block, scaling: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(K, H / K * Q, D) scaled queries, (K, U, D) keys and (K, U, D) values of a block."""
+    wide = _wide(key.dtype)
+    keys, values = key.index_select(1, part.keys).to(wide), value.index_select(1, part.keys).to(wide)
+    return _rows(grouped, part) * scaling, keys, values
+
+
+def _weights(rows: Tensor, keys: Tensor, part: Block) -> Tensor:
+    """(K, H / K * Q, U) attention weights."""
+    queries, seen = part.bias.shape
+    bias = part.bias.to(rows.dtype).expand(rows.shape[1] // queries, queries, seen).reshape(1, -1, seen)
+    return torch.baddbmm(bias, rows, keys.transpose(1, 2)).softmax(dim=-1)

@@ -64,7 +64,7 @@ def test_a_block_looks_at_the_path_to_it_and_at_itself() -> None:
     first, second = BlockMask.of(ends_of([(1, 5, 7), (1, 6), (2, 5)]), 3).parts
     assert first.keys.tolist() == [0, 1, 2]
     assert second.keys.tolist() == [0, 3, 4, 5]
-    assert (~second.hidden).tolist() == [
+    assert (second.bias == 0).tolist() == [
         [True, True, False, False],
         [False, False, True, False],
         [False, False, True, True],
@@ -77,11 +77,18 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda *x: mask.attend(*x, 0.3), states(len(ends), torch.float64, 2, 1))
 
 
-def test_half_precision_has_scores_and_softmax_in_float32() -> None:
+def test_half_precision_rounds_as_a_half_precision_kernel_does() -> None:
     ends = ends_of(BRANCHING)
-    wide = states(len(ends), torch.float32)
-    half = tuple(x.detach().bfloat16() for x in wide)
-    expected = dense(*(x.float() for x in half), ends, 0.3)
-    found = BlockMask.of(ends, 4).attend(*half, 0.3)
+    half = tuple(x.detach().bfloat16() for x in states(len(ends), torch.float32))
+    upper = torch.randn(4, len(ends), 8).bfloat16()
+    exact = [x.float().requires_grad_() for x in half]
+    expected = dense(*exact, ends, 0.3)  # type: ignore[call-arg]
+    inputs = [x.requires_grad_() for x in half]
+    found = BlockMask.of(ends, 4).attend(*inputs, 0.3)  # type: ignore[call-arg]
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, expected.bfloat16())  # the only rounding is that of the result
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+    for mine, theirs in zip(
+        torch.autograd.grad(found, inputs, upper), torch.autograd.grad(expected, exact, upper.float()), strict=True
+    ):
+        assert float((mine.float() - theirs).norm() / theirs.norm()) < 0.01
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"

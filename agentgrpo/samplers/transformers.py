@@ -20,6 +20,7 @@ from agentgrpo.samplers.base import Completion, SamplerStats, SamplingParams
 from agentgrpo.samplers.sampling import draw
 from agentgrpo.samplers.slot_cache import SlotCache
 from agentgrpo.seeding import uniforms
+from agentgrpo.timing import phase
 from agentgrpo.types import StopReason
 
 
@@ -81,7 +82,8 @@ class TransformersSampler:
         self.stats.prompt_tokens += sum(map(len, requests))
         self._active = len(requests)
         try:
-            return self._generate(requests, params)
+            with phase("sampler"):
+                return self._generate(requests, params)
         except BaseException:
             self._forget()  # slots may claim tokens that were never computed
             raise
@@ -169,7 +171,7 @@ class TransformersSampler:
         if followers:
             longest = max(len(requests[i]) for i in followers)
             self._cache.move([leader_of[i] for i in followers], followers, longest)
-        return policy.logits(self._model, torch.stack([states[leader] for leader in leader_of]))
+        return self._logits(torch.stack([states[leader] for leader in leader_of]))
 
     def _prefill_shared(self, requests: list[list[int]], known: list[int], rows: list[int]) -> None:
         """Computes a prefix that the rows without one share, once; updates ``known``."""
@@ -214,7 +216,12 @@ class TransformersSampler:
         self._cache.select(slots, columns)
         end = int(columns.max()) + 1
         mask = torch.arange(end, device=ids.device) <= columns[:, None, :, None]  # (B, 1, Q, S)
-        return policy.hidden_states(self._model, ids, columns, mask, self._cache)
+        with phase("sampling"):
+            return policy.hidden_states(self._model, ids, columns, mask, self._cache)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        with phase("sampling"):
+            return policy.logits(self._model, states)
 
     # --- new tokens -----------------------------------------------------------------------------------------------
 
@@ -251,7 +258,7 @@ class TransformersSampler:
             for slot, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                 if not ended[row]:  # an idle row's token went past its own end, where the next one will overwrite it
                     self._tokens[slot].append(token)
-            logits = policy.logits(self._model, states[:, 0])
+            logits = self._logits(states[:, 0])
         self.stats.sampled_tokens += sum(map(len, ids))
         return [Completion(tuple(i), tuple(p), r) for i, p, r in zip(ids, logprobs, reasons, strict=True)]
 
