@@ -190,6 +190,7 @@ class TrainConfig:
     run_dir: str
     resume: bool
     profile: bool
+    memory_gb: float | None
     context: ContextConfig
     rollout: RolloutConfig
     optim: OptimConfig
@@ -202,6 +203,7 @@ class TrainConfig:
         at_least("num_updates", self.num_updates, 0)
         at_least("groups_per_update", self.groups_per_update, 1)
         at_least("group_size", self.group_size, 1)
+        above("memory_gb", 1.0 if self.memory_gb is None else self.memory_gb, 0)
         if self.model.kind == "hf" and not self.model.path:
             raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
 

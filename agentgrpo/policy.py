@@ -10,7 +10,7 @@ from transformers import Cache, PreTrainedModel
 from agentgrpo.tree_attention import tree_mask
 from agentgrpo.types import TokenLayout
 
-_CHUNK = 1024
+CHUNK = 1024
 """Policy tokens whose logits exist at one time."""
 
 
@@ -120,12 +120,12 @@ def token_logprobs(
         chosen = all_logprobs.gather(1, ids[:, None])[:, 0]
         return (chosen, -(all_logprobs.exp() * all_logprobs).sum(dim=-1)) if with_entropy else (chosen,)
 
-    if len(targets) <= _CHUNK:
+    if len(targets) <= CHUNK:
         found = chunk(states, targets)
     else:
         parts = [
             checkpoint(chunk, part, ids, use_reentrant=False, preserve_rng_state=False)
-            for part, ids in zip(torch.split(states, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+            for part, ids in zip(torch.split(states, CHUNK), torch.split(targets, CHUNK), strict=True)
         ]
         found = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return found[0], (found[1] if with_entropy else None)

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import environments, models, packing, timing, wording
+from agentgrpo import environments, memory, models, packing, timing, wording
 from agentgrpo.algorithm import Algorithm, RunFacts, State
 from agentgrpo.annotation import annotate, worth
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
@@ -96,6 +96,8 @@ class Trainer:
     def _build(self, checkpoint: Checkpoint | None) -> None:
         c = self.config
         self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
+        if c.memory_gb is not None:
+            memory.plan(c, self.policy.model, self.algorithm).check(c.memory_gb)
         self.runner = build_runner(c, self.policy)
         turns = c.rollout.max_turns if c.context.kind == "transcript" else 1
         self.learner = Learner(

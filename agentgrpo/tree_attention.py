@@ -145,7 +145,7 @@ class _TreeAttention(torch.autograd.Function):
 def _products_as(dtype: torch.dtype) -> Iterator[None]:
     """Products of float32 operands that hold half-precision values may round operands to bf16, as a bf16 kernel would:
     sums, scores and softmax stay float32."""
-    setting: Any = torch.backends.mkldnn.matmul
+    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     if dtype == torch.bfloat16:
         setting.fp32_precision = "bf16"

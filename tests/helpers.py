@@ -68,14 +68,14 @@ def _composed(name: str) -> Algorithm:
     return build_algorithm(parse(compose_config("train", [f"algorithm={name}"])))[0]
 
 
-def tiny_llama(vocab: int = 50, kv_heads: int = 2, seed: int = 0) -> PreTrainedModel:
+def tiny_llama(vocab: int = 50, kv_heads: int = 2, seed: int = 0, layers: int = 2) -> PreTrainedModel:
     """A random Llama of a few thousand weights, large enough that its distributions are far from uniform."""
     attention.register()
     config = LlamaConfig(
         vocab_size=vocab,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
         max_position_embeddings=1024,
