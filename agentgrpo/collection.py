@@ -69,7 +69,7 @@ class Collector:
         ]
 
     def _player(self, guidance: Sequence[int]) -> Player:
-        r = self._config.rollout
+        params = self._config.rollout.params()
         if not any(guidance):
-            return PolicyPlayer(self._sampler, r.temperature, r.max_new_tokens)
-        return GuidedPlayer(self._sampler, r.temperature, r.max_new_tokens, self._chat, self._runner.runner)
+            return PolicyPlayer(self._sampler, params)
+        return GuidedPlayer(self._sampler, params, self._chat, self._runner.runner)

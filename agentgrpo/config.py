@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agentgrpo.algorithm import Algorithm
-from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed
+from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
 from agentgrpo.registry import algorithm_class
+from agentgrpo.samplers.base import SamplingParams
 
 
 @dataclass
@@ -93,15 +94,21 @@ class ContextConfig:
 @dataclass
 class RolloutConfig:
     temperature: float
+    top_p: float
     max_new_tokens: int
     max_turns: int
     step_timeout: float
 
     def __post_init__(self) -> None:
         above("rollout.temperature", self.temperature, 0)
+        within("rollout.top_p", self.top_p, "(0, 1]")
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
         at_least("rollout.max_turns", self.max_turns, 1)
         above("rollout.step_timeout", self.step_timeout, 0)
+
+    def params(self, temperature: float | None = None) -> SamplingParams:
+        """How a turn is drawn, at another temperature if one is given."""
+        return SamplingParams(self.max_new_tokens, self.temperature if temperature is None else temperature, self.top_p)
 
 
 @dataclass

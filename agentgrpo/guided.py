@@ -8,7 +8,7 @@ Either way the expert's tokens are marked as given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from agentgrpo.context import ChatFormat
@@ -24,13 +24,13 @@ class GuidedPlayer:
     """The policy behind a sampler, after an expert's lead of ``episode.guidance`` turns or tokens.
 
     Args:
+        params: of every turn; what an expert gave counts towards the limit of tokens.
         chat: turns the expert's text into token ids.
         runner: keeps an oracle that hangs from stopping the run.
     """
 
     sampler: Sampler
-    temperature: float
-    max_new_tokens: int
+    params: SamplingParams
     chat: ChatFormat
     runner: DeadlineRunner
 
@@ -40,7 +40,7 @@ class GuidedPlayer:
         rest = [e for e in episodes if id(e) not in led]
         leads = [self._trace_tokens(e) for e in rest]
         params = [
-            SamplingParams(self.max_new_tokens - len(lead), self.temperature, e.noise_key)
+            replace(self.params, max_new_tokens=self.params.max_new_tokens - len(lead), noise_key=e.noise_key)
             for e, lead in zip(rest, leads, strict=True)
         ]
         prompts = [[*e.conversation.prompt, *lead] for e, lead in zip(rest, leads, strict=True)]
@@ -68,7 +68,7 @@ class GuidedPlayer:
         if trace is None or not episode.guidance or episode.steps:
             return ()
         ids = self.chat.encode(trace)
-        return ids[: max(0, min(episode.guidance, len(ids) - 1, self.max_new_tokens - 1))]
+        return ids[: max(0, min(episode.guidance, len(ids) - 1, self.params.max_new_tokens - 1))]
 
 
 def _still_led(episode: Episode) -> bool:

@@ -27,7 +27,7 @@ def evaluate_command(config: DictConfig) -> int:
     made, name = _load(c, config)
     panel = make_panel(c.env, c.eval.num_tasks)
     sampler = build_sampler(c, made)
-    player = PolicyPlayer(sampler, c.eval.temperature, c.rollout.max_new_tokens)
+    player = PolicyPlayer(sampler, c.rollout.params(c.eval.temperature))
     result = evaluate(build_runner(c, made), player, panel, RewardScorer(build_terms(c.reward)))
     low, high = result.interval
     print(f"policy    {name}")
@@ -47,7 +47,7 @@ def play_command(config: DictConfig) -> int:
         return _play_by_hand(c, [t.seed for t in tasks], console)
     made, name = _load(c, config)
     console.print(f"{name} plays {c.env.id}", markup=False)
-    player = PolicyPlayer(build_sampler(c, made), c.eval.temperature, c.rollout.max_new_tokens)
+    player = PolicyPlayer(build_sampler(c, made), c.rollout.params(c.eval.temperature))
     for group in build_runner(c, made).collect(player, tasks, group_size=1):
         console.rule(f"task {group.task_seed}")
         _show(group.trajectories[0], console)

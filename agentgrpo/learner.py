@@ -48,16 +48,25 @@ class Learner:
         precision: what forward and backward passes compute in, ``fp32`` or ``bf16``; weights, their gradients and
             the optimiser's state are fp32 either way.
         temperature: that policy tokens are sampled with; their log-probabilities are taken at the same.
+        top_p: likewise.
         max_length: constant L of ``seq-mean-token-sum-norm`` in policy tokens.
     """
 
     def __init__(
-        self, model: PreTrainedModel, config: OptimConfig, *, precision: str, temperature: float, max_length: int
+        self,
+        model: PreTrainedModel,
+        config: OptimConfig,
+        *,
+        precision: str,
+        temperature: float,
+        max_length: int,
+        top_p: float = 1.0,
     ) -> None:
         self.model = model
         self._config = config
         self._twin = HalfTwin(model) if precision == "bf16" else None
         self._temperature = temperature
+        self._top_p = top_p
         self._max_length = max_length
         self.reference: PreTrainedModel | None = None
         self.critic: Critic | None = None
@@ -282,7 +291,9 @@ class Learner:
         with phase("forward"):
             states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
             at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
-            found = policy.token_logprobs(model, states[at], targets, self._temperature, with_entropy=with_entropy)
+            found = policy.token_logprobs(
+                model, states[at], targets, self._temperature, self._top_p, with_entropy=with_entropy
+            )
         logprobs, entropy = (None if x is None else _padded(x, batch.action_mask) for x in found)
         assert logprobs is not None
         return logprobs, entropy

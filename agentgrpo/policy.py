@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
+from agentgrpo.distribution import entropy, log_distribution
 from agentgrpo.tree_attention import tree_mask
 from agentgrpo.types import TokenLayout
 
-CHUNK = 1024
+CHUNK = 256
 """Policy tokens whose logits exist at one time."""
 
 
@@ -100,7 +101,13 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def token_logprobs(
-    model: PreTrainedModel, states: Tensor, targets: Tensor, temperature: float, *, with_entropy: bool = False
+    model: PreTrainedModel,
+    states: Tensor,
+    targets: Tensor,
+    temperature: float,
+    top_p: float = 1.0,
+    *,
+    with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of chosen tokens, in chunks: the (N, V) logits never exist at once, nor in the backward pass.
 
@@ -108,17 +115,18 @@ def token_logprobs(
         states: (N, D) hidden states that predict the tokens.
         targets: (N,) int64 token ids.
         temperature: that the tokens were sampled with; 0 stands for 1.
+        top_p: that the tokens were sampled with.
         with_entropy: whether the entropy of each distribution is asked for too.
     Returns:
-        (N,) log-probabilities in nats under softmax(logits / temperature); (N,) entropies, or None. Both float32, or
-        float64 where the model is.
+        (N,) log-probabilities in nats under the distribution that is sampled from (``log_distribution``); (N,)
+        entropies, or None. Both float32, or float64 where the model is.
     """
 
     def chunk(part: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
-        scaled = at_least_float32(logits(model, part)) / (temperature or 1.0)
-        all_logprobs = scaled.log_softmax(dim=-1)
-        chosen = all_logprobs.gather(1, ids[:, None])[:, 0]
-        return (chosen, -(all_logprobs.exp() * all_logprobs).sum(dim=-1)) if with_entropy else (chosen,)
+        wide = at_least_float32(logits(model, part))
+        logprobs = log_distribution(wide, temperature or 1.0, top_p, ids)
+        chosen = logprobs.gather(1, ids[:, None])[:, 0]
+        return (chosen, entropy(logprobs)) if with_entropy else (chosen,)
 
     if len(targets) <= CHUNK:
         found = chunk(states, targets)

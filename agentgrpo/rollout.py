@@ -88,11 +88,11 @@ class PolicyPlayer:
     """The policy behind a sampler."""
 
     sampler: Sampler
-    temperature: float
-    max_new_tokens: int
+    params: SamplingParams
+    """Of every turn; the noise key is filled in."""
 
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
-        params = [SamplingParams(self.max_new_tokens, self.temperature, e.noise_key) for e in episodes]
+        params = [replace(self.params, noise_key=e.noise_key) for e in episodes]
         return self.sampler.generate([e.conversation.prompt for e in episodes], params)
 
 

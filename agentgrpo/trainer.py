@@ -105,6 +105,7 @@ class Trainer:
             c.optim,
             precision=c.model.precision,
             temperature=c.rollout.temperature,
+            top_p=c.rollout.top_p,
             max_length=turns * c.rollout.max_new_tokens,
         )
         if not self.learner.shares_prefixes:
@@ -272,7 +273,7 @@ class Trainer:
         started = time.monotonic()
         c = self.config
         self.sampler.sync(self.learner.computing)
-        player = PolicyPlayer(self.sampler, c.eval.temperature, c.rollout.max_new_tokens)
+        player = PolicyPlayer(self.sampler, c.rollout.params(c.eval.temperature))
         result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
         self.totals.evaluation_seconds += time.monotonic() - started
         self.after = {"update": self.update, **result.summary()}

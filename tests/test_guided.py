@@ -14,6 +14,7 @@ from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.packing import sequences
 from agentgrpo.rollout import RolloutRunner, Task
+from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Credit, Group, StopReason, Trajectory
 
@@ -74,9 +75,9 @@ def play(env_id: str, guidance: list[int], answer: str, max_new_tokens: int = 12
         return [*CHAT.encode(answer), CHAT.end_id]
 
     config = EnvConfig(name="test", id=env_id)
-    limits = RolloutConfig(temperature=1.0, max_new_tokens=max_new_tokens, max_turns=5, step_timeout=5.0)
+    limits = RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens, max_turns=5, step_timeout=5.0)
     runner = RolloutRunner(config, limits, lambda: make_conversation(CHAT, "transcript", 2), CHAT.decode, 500)
-    player = GuidedPlayer(ScriptedSampler(script), 1.0, max_new_tokens, CHAT, runner.runner)
+    player = GuidedPlayer(ScriptedSampler(script), SamplingParams(max_new_tokens), CHAT, runner.runner)
     (group,) = runner.collect(player, [Task(3, ("test",))], len(guidance), guidance)
     return group, prompts
 

@@ -142,7 +142,7 @@ def test_the_same_coordinates_give_the_same_weights_and_others_another_order() -
 def test_gap_to_the_sampler_is_reported_of_the_first_step() -> None:
     one = learner(optim_config(epochs=2, lr=0.1))
     sampler = TransformersSampler(one.model, [1], cache_gb=0.1)
-    (answer,) = sampler.generate([[3, 4, 5]], [SamplingParams(8, 1.0, 7)])
+    (answer,) = sampler.generate([[3, 4, 5]], [SamplingParams(8, 1.0, noise_key=7)])
     step = Step("", prompt_ids=(3, 4, 5), action_ids=answer.token_ids, logprobs=answer.logprobs)
     metrics = one.update(sequences(Trajectory((step,)), Credit(torch.ones(len(answer.token_ids)))), GRPO(), (0,))
     assert metrics["sampler/logprob_gap_max"] < 1e-4
@@ -207,7 +207,7 @@ def test_a_bandit_raises_its_reward() -> None:
     prompt, rewarded = (3, 4, 5), range(25)  # half of the vocabulary earns 1
     means = []
     for update in range(12):
-        params = [SamplingParams(1, 1.0, derive(update, slot)) for slot in range(32)]
+        params = [SamplingParams(1, 1.0, noise_key=derive(update, slot)) for slot in range(32)]
         answers = sampler.generate([prompt] * 32, params)
         group = Group(
             tuple(

@@ -240,7 +240,7 @@ def play(chat: ChatFormat, kind: str, temperature: float, model: torch.nn.Module
     steps = []
     for turn, observation in enumerate(["You see a wall.", "You see a door."]):
         prompt_ids, starts = talk.observe(observation)
-        (answer,) = sampler.generate([talk.prompt], [SamplingParams(6, temperature, derive(turn))])
+        (answer,) = sampler.generate([talk.prompt], [SamplingParams(6, temperature, noise_key=derive(turn))])
         action = chat.decode(answer.token_ids)
         talk.answer(answer.token_ids, action)
         steps.append(

@@ -92,7 +92,7 @@ def test_trainer_and_sampler_hold_one_copy_and_agree() -> None:
     sampler.sync(learner.computing)
     assert not torch.equal(before.get_input_embeddings().weight, sampler._model.get_input_embeddings().weight)
     prompt = (1, 40, 41)
-    (answer,) = sampler.generate([prompt], [SamplingParams(4, 1.0, 0)])
+    (answer,) = sampler.generate([prompt], [SamplingParams(4, 1.0, noise_key=0)])
     ids = (*prompt, *answer.token_ids)
     sampled = answer.logprobs
     (batch,) = pack([Sequence(ids, tuple(range(3, len(ids))), sampled, sampled, (1.0,) * len(sampled))], 100)

@@ -38,7 +38,7 @@ def test_log_probabilities_of_trainer_and_sampler_agree(kind: str) -> None:
     made = make_policy(config)
     sampler = build_sampler(config, made)
     assert isinstance(sampler, TransformersSampler)
-    player = PolicyPlayer(sampler, HOT, config.rollout.max_new_tokens)
+    player = PolicyPlayer(sampler, config.rollout.params(HOT))
     groups = build_runner(config, made).collect(player, [Task(7, ("test", 7))], group_size=4)
     items = [s for t in groups[0] for s in packing.sequences(t, Credit(torch.ones(t.num_policy_tokens)))]
     learner = Learner(made.model, config.optim, precision="fp32", temperature=HOT, max_length=24)

@@ -98,7 +98,7 @@ def runner(
 ) -> RolloutRunner:  # fmt: skip
     return RolloutRunner(
         env or env_config(),
-        RolloutConfig(temperature=1.0, max_new_tokens=20, max_turns=max_turns, step_timeout=timeout),
+        RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=max_turns, step_timeout=timeout),
         lambda: make_conversation(CHAT, kind, 2),  # type: ignore[arg-type]
         CHAT.decode,
         context_length,
@@ -126,7 +126,7 @@ def saying(*actions: str) -> Recording:
 
 
 def play(actions: Sequence[str], size: int = 1, played_by: RolloutRunner | None = None, tasks: int = 1) -> list[Group]:
-    player = PolicyPlayer(saying(*actions), 1.0, 20)
+    player = PolicyPlayer(saying(*actions), SamplingParams(20))
     return (played_by or runner()).collect(player, [Task(s, ("test", s)) for s in range(tasks)], size)
 
 
@@ -154,7 +154,7 @@ def test_an_environment_that_ignores_the_seed_is_refused() -> None:
 
 def test_every_draw_has_a_noise_key_of_its_own() -> None:
     sampler = saying()
-    runner().collect(PolicyPlayer(sampler, 1.0, 20), [Task(3, ("a",)), Task(3, ("b",))], 3)
+    runner().collect(PolicyPlayer(sampler, SamplingParams(20)), [Task(3, ("a",)), Task(3, ("b",))], 3)
     assert len(set(sampler.keys)) == len(sampler.keys) == 2 * 3 * TURNS
 
 
@@ -286,13 +286,13 @@ def test_success(actions: list[str], max_return: float | None, success: bool) ->
 
 def test_finished_episodes_leave_the_batch_at_once() -> None:
     sampler = saying("win", "crash", "wait", "wait", "win")
-    runner().collect(PolicyPlayer(sampler, 1.0, 20), [TASK], 4)
+    runner().collect(PolicyPlayer(sampler, SamplingParams(20)), [TASK], 4)
     assert [len(batch) for batch in sampler.batches] == [4, 2, 1, 1]
 
 
 def test_the_prompt_of_a_turn_is_all_that_was_appended_before() -> None:
     sampler = saying("wait", "wait", "win")
-    trajectory = only(runner().collect(PolicyPlayer(sampler, 1.0, 20), [TASK], 1))
+    trajectory = only(runner().collect(PolicyPlayer(sampler, SamplingParams(20)), [TASK], 1))
     ids: list[int] = []
     for step, batch in zip(trajectory.steps, sampler.batches, strict=True):
         ids += step.prompt_ids
@@ -302,13 +302,13 @@ def test_the_prompt_of_a_turn_is_all_that_was_appended_before() -> None:
 
 def test_every_turn_starts_a_sequence_in_the_window() -> None:
     sampler = saying("wait", "win")
-    trajectory = only(runner(kind="window").collect(PolicyPlayer(sampler, 1.0, 20), [TASK], 1))
+    trajectory = only(runner(kind="window").collect(PolicyPlayer(sampler, SamplingParams(20)), [TASK], 1))
     assert [s.starts_sequence for s in trajectory.steps] == [True, True]
     assert [[list(s.prompt_ids)] for s in trajectory.steps] == sampler.batches
 
 
 def test_no_tasks() -> None:
-    assert runner().collect(PolicyPlayer(saying(), 1.0, 20), [], 4) == []
+    assert runner().collect(PolicyPlayer(saying(), SamplingParams(20)), [], 4) == []
 
 
 def test_env_steps_are_counted() -> None:

@@ -26,7 +26,7 @@ def tokens(count: int, *coordinates: int | str) -> list[int]:
 
 
 def params(*coordinates: int | str, limit: int = 5, temperature: float = 1.0) -> SamplingParams:
-    return SamplingParams(limit, temperature, derive(*coordinates))
+    return SamplingParams(limit, temperature, noise_key=derive(*coordinates))
 
 
 def sampler(

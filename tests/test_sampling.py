@@ -100,33 +100,33 @@ def test_frequencies_follow_the_probabilities() -> None:
 def test_temperature_divides_the_logits() -> None:
     # ln 4 and 0: probabilities 0.8 and 0.2 at 1; at 0.5 the odds are 16 to 1; at 2 they are 2 to 1.
     logits = torch.tensor([[math.log(4), 0.0]]).expand(3, -1)
-    _, logprobs = draw(logits, torch.tensor([1.0, 0.5, 2.0]), float64(0.0, 0.0, 0.0))
+    _, logprobs = draw(logits, torch.tensor([1.0, 0.5, 2.0]), torch.ones(len(logits)), float64(0.0, 0.0, 0.0))
     torch.testing.assert_close(logprobs.exp(), torch.tensor([0.8, 16 / 17, 2 / 3]))
 
 
 def test_temperature_changes_what_is_drawn() -> None:
     logits = torch.tensor([[math.log(4), 0.0]]).expand(3, -1)
-    tokens, _ = draw(logits, torch.tensor([1.0, 0.5, 2.0]), float64(0.75, 0.9, 0.75))
+    tokens, _ = draw(logits, torch.tensor([1.0, 0.5, 2.0]), torch.ones(len(logits)), float64(0.75, 0.9, 0.75))
     assert tokens.tolist() == [0, 0, 1]
 
 
 def test_temperature_zero_takes_the_most_probable_token_with_its_logprob_at_one() -> None:
     logits = torch.tensor([[0.0, math.log(3), 0.0]])
-    tokens, logprobs = draw(logits, torch.tensor([0.0]), float64(0.99))
+    tokens, logprobs = draw(logits, torch.tensor([0.0]), torch.ones(len(logits)), float64(0.99))
     assert tokens.tolist() == [1]
     torch.testing.assert_close(logprobs, torch.tensor([math.log(0.6)]))
 
 
 def test_greedy_and_sampled_rows_may_mix() -> None:
     logits = torch.tensor([[0.0, 1.0]]).expand(2, -1)
-    tokens, _ = draw(logits, torch.tensor([0.0, 1.0]), float64(0.0, 0.0))
+    tokens, _ = draw(logits, torch.tensor([0.0, 1.0]), torch.ones(len(logits)), float64(0.0, 0.0))
     assert tokens.tolist() == [1, 0]
 
 
 def test_bf16_logits_are_normalised_in_fp32() -> None:
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
-    _, logprobs = draw(logits, torch.ones(4), float64(0.1, 0.4, 0.6, 0.9))
-    tokens, _ = draw(logits, torch.ones(4), float64(0.1, 0.4, 0.6, 0.9))
+    _, logprobs = draw(logits, torch.ones(4), torch.ones(len(logits)), float64(0.1, 0.4, 0.6, 0.9))
+    tokens, _ = draw(logits, torch.ones(4), torch.ones(len(logits)), float64(0.1, 0.4, 0.6, 0.9))
     expected = logits.double().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs.double(), expected, atol=1e-5, rtol=0)
@@ -134,6 +134,6 @@ def test_bf16_logits_are_normalised_in_fp32() -> None:
 
 def test_a_forbidden_token_is_never_drawn() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(3, -1)
-    tokens, logprobs = draw(logits, torch.ones(3), float64(0.0, 0.5, ALMOST_ONE))
+    tokens, logprobs = draw(logits, torch.ones(3), torch.ones(len(logits)), float64(0.0, 0.5, ALMOST_ONE))
     assert tokens.tolist() == [1, 3, 3]
     assert logprobs.isfinite().all()

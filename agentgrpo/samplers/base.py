@@ -22,14 +22,16 @@ class SamplingParams:
     """Token limit, at least 1."""
     temperature: float = 1.0
     """Logits are divided by this; 0 takes the most probable token."""
+    top_p: float = 1.0
+    """Draws from the most probable tokens that together reach this, in (0, 1]; 1: from all."""
     noise_key: int = 0
     """Key of the stream of uniforms (see ``seeding.uniforms``): one per token position."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.temperature < 0:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                "max_new_tokens must be at least 1 and temperature at least 0, "
-                f"got {self.max_new_tokens} and {self.temperature}."
+                "max_new_tokens must be at least 1, temperature at least 0 and top_p in (0, 1], "
+                f"got {self.max_new_tokens}, {self.temperature} and {self.top_p}."
             )
 
 
@@ -40,7 +42,7 @@ class Completion:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     """Log-probabilities (nats) of the sampled tokens under the distribution that they were sampled from, so after
-    temperature; at temperature 0 under the distribution at temperature 1."""
+    temperature and top-p; at temperature 0 under the distribution at temperature 1."""
     stop_reason: StopReason
     num_guided: int = 0
     """How many of ``token_ids``, from the first on, an expert gave: they were not sampled and have no logprobs."""

@@ -1,27 +1,30 @@
-"""From logits to a token: temperature, log-probability, and a draw by inverse CDF."""
+"""From logits to a token: distribution, log-probability, and a draw by inverse CDF."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from agentgrpo.distribution import log_distribution
+
 _BLOCK = 256
 
 
-def draw(logits: Tensor, temperature: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Draws one token per row.
 
     Args:
         logits: (B, V) any floating dtype.
         temperature: (B,) float32, 0 for the most probable token.
+        top_p: (B,) float32 in (0, 1]; without effect where the temperature is 0.
         uniforms: (B,) float64 in [0, 1).
     Returns:
-        (B,) int64 token ids and (B,) float32 log-probabilities under softmax(logits / temperature), at temperature 1
-        where it is 0.
+        (B,) int64 token ids and (B,) float32 log-probabilities under the distribution that was drawn from; at
+        temperature 0 under the one at temperature 1.
     """
     greedy = temperature == 0
-    scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
-    logprobs = scaled.log_softmax(dim=-1)  # (B, V)
+    cut = torch.where(greedy, 1.0, top_p)[:, None]
+    logprobs = log_distribution(logits.float(), torch.where(greedy, 1.0, temperature)[:, None], cut)  # (B, V)
     tokens = inverse_cdf(logprobs.exp(), uniforms)
     if bool(greedy.any()):
         tokens = torch.where(greedy, logprobs.argmax(dim=-1), tokens)

@@ -235,9 +235,10 @@ class TransformersSampler:
         ended = [False] * len(params)
         keys = np.array([p.noise_key for p in params], dtype=np.uint64)
         temperature = torch.tensor([p.temperature for p in params], device=device)
+        top_p = torch.tensor([p.top_p for p in params], device=device)
         for position in range(max(p.max_new_tokens for p in params)):
             noise = torch.from_numpy(uniforms(keys[rows], position)).to(device)
-            tokens, chosen = draw(logits, temperature[rows], noise)
+            tokens, chosen = draw(logits, temperature[rows], top_p[rows], noise)
             for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
                 if ended[row]:
                     continue

@@ -38,7 +38,7 @@ def play(sampler: TransformersSampler, work: Workload, prompts: list[list[int]],
     steps: list[list[Step]] = [[] for _ in histories]
     added = [list(h) for h in histories]
     for turn in range(work.turns):
-        params = [SamplingParams(work.new_tokens, 1.0, derive(seed, i, turn)) for i in range(len(histories))]
+        params = [SamplingParams(work.new_tokens, 1.0, noise_key=derive(seed, i, turn)) for i in range(len(histories))]
         for i, answer in enumerate(sampler.generate(histories, params)):
             steps[i].append(
                 Step("", prompt_ids=tuple(added[i]), starts_sequence=turn == 0,
@@ -134,7 +134,7 @@ def sampling(path: str, sequences: int, prompt_tokens: int, new_tokens: int, gro
     for round_ in range(repeat + 1):
         _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)
         requests = [p for p in prompts for _ in range(group)]
-        params = [SamplingParams(new_tokens, 1.0, derive(round_, i)) for i in range(sequences)]
+        params = [SamplingParams(new_tokens, 1.0, noise_key=derive(round_, i)) for i in range(sequences)]
         watch = Watch()
         sampler.sync(model)
         sampler.generate(requests, params)
