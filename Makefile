@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow check clean
+.PHONY: help demo test lint test-slow check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -29,6 +29,10 @@ lint: $(STAMP) ## formatting, lint rules and types
 test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
 	@$(BIN)/python -m pytest -m slow
+
+bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
+	@$(BIN)/python scripts/fetch_smollm2.py
+	@$(BIN)/python scripts/bench.py --quick
 
 check: lint test ## lint and test
 

@@ -95,14 +95,15 @@ def _seeds(axes: Any, runs: list[Run]) -> None:
 
 def _compare(axes: Any, runs: list[Run]) -> None:
     """Several algorithms against updates: every seed thin, their mean thick."""
-    for color, (name, rates) in zip(itertools.cycle(plt.get_cmap("tab10").colors), by_rate(runs).items(), strict=False):
-        lr, members = max(rates.items(), key=lambda item: final(item[1]))
+    styles = itertools.cycle(zip(plt.get_cmap("tab10").colors, ["-", "--", ":", "-."] * 3, strict=False))
+    for (color, dash), (name, rates) in zip(styles, by_rate(runs).items(), strict=False):  # dashes: lines may coincide
+        lr, members = max(rates.items(), key=lambda item: (final(item[1]), len(item[1])))
         curves = [{r["update"]: r["success"] for r in run.evaluations} for run in members]
         for curve in curves:
             axes.plot(list(curve), list(curve.values()), color=color, lw=0.8, alpha=0.45)
         shared = sorted(set.intersection(*(set(curve) for curve in curves)))
         mean = [sum(curve[u] for curve in curves) / len(curves) for u in shared]
-        axes.plot(shared, mean, color=color, lw=2, label=f"{name}, learning rate {lr:g} ({len(curves)} seeds)")
+        axes.plot(shared, mean, color=color, lw=2, ls=dash, label=f"{name}, learning rate {lr:g} ({len(curves)} seeds)")
     axes.set_xlabel("updates")
     axes.set_title(_title(runs[0]), fontsize=10)
 
