@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class MemoryPlan:
         if tokens >= 256:
             ways.append(f"optim.micro_batch_tokens to {int(tokens) // 64 * 64}")
         if over < self.parts["prefix cache"] * 0.9:
-            ways.append(f"sampler.cache_gb to {self.parts['prefix cache'] - over:.1f}")
+            ways.append(f"sampler.cache_gb to {math.floor((self.parts['prefix cache'] - over) * 100) / 100:g}")
         advice = f"Lower {' or '.join(ways)}" if ways else "Choose a smaller model, or model.precision=bf16"
         raise ValueError(
             f"memory_gb={limit:g} is less than the {self.total:.2f} GB that this run will hold ({listed}). "

@@ -94,6 +94,9 @@ def test_bad_settings(override: str, expected: str, capsys: pytest.CaptureFixtur
         (["algorithm.gamma=null"], r"algorithm\.gamma must be a number, got None"),
         (["algorithm.reference_every=1.5"], r"algorithm\.reference_every must be a whole number, got 1\.5"),
         (["algorithm.train_truncated=perhaps"], r"algorithm\.train_truncated must be true or false, got 'perhaps'"),
+        (["rollout.top_p=0"], r"rollout\.top_p must be in \(0, 1\], got 0"),
+        (["memory_gb=0"], r"memory_gb must be above 0, got 0"),
+        (["profile=true", "num_updates=2"], r"profile=true traces update 3, and num_updates=2\. Set it to 3 or more"),
         (["algorithm=gspo", "algorithm.aggregation=token-mean"], r"Set algorithm\.aggregation=seq-mean-token-mean"),
         (["algorithm=ppo", "algorithm.critic_lr=null"], r"ppo trains a critic, and algorithm\.critic_lr is not set"),
         (

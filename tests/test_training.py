@@ -223,6 +223,47 @@ def test_window_context_trains_too(tmp_path: Path) -> None:
     assert max(r.get("sampler/logprob_gap_max", 0.0) for r in records) < 1e-4
 
 
+def test_half_precision_says_how_it_corrects_and_keeps_fp32_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "half"
+    assert train("num_updates=3", "model.precision=bf16", "optim.epochs=2", f"run_dir={folder}") == 0
+    out = capsys.readouterr().out
+    assert "the trainer's own (algorithm.old_logprobs=recompute)" in out
+    assert "algorithm.correction=token" in out
+    saved = load_file(folder / "checkpoints" / "update_000003" / "model.safetensors")
+    assert {str(value.dtype) for value in saved.values()} == {"torch.float32"}
+    moved = [r for r in lines(folder / "metrics.jsonl") if not r["loss/skipped"]]
+    assert moved
+    assert all(0.9 < r["loss/correction_weight"] < 1.1 for r in moved)
+    assert all(0 < r["sampler/logprob_gap_mean"] < 0.1 for r in moved)
+
+
+def test_a_run_that_would_not_fit_is_refused_and_can_be_started_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "large"
+    assert train("num_updates=0", "memory_gb=1.5", f"run_dir={folder}") == 2
+    said = capsys.readouterr().err
+    assert "memory_gb=1.5 is less than the 2." in said
+    assert "Lower sampler.cache_gb to 0." in said
+    assert train("num_updates=0", "memory_gb=1.5", "sampler.cache_gb=0.1", f"run_dir={folder}") == 0
+
+
+def test_profile_leaves_a_table_and_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "profiled"
+    assert train("num_updates=3", "profile=true", f"run_dir={folder}") == 0
+    out = capsys.readouterr().out
+    assert "Where the time of update 2 went" in out
+    table = (folder / "profile" / "phases.txt").read_text()
+    assert all(name in table for name in ("sampling", "packing", "environments", "logging", "rest"))
+    assert "aten::" in (folder / "profile" / "operations.txt").read_text()
+    trace = json.loads(gzip.decompress((folder / "profile" / "trace.json.gz").read_bytes()))
+    assert len(trace["traceEvents"]) > 100
+    for record in lines(folder / "metrics.jsonl"):
+        assert 0 < record["time/other_share"] < 1
+
+
 def test_kl_reference_survives_a_resume(tmp_path: Path) -> None:
     options = ["algorithm=grpo", "algorithm.kl_coef=0.1", "checkpoint.every=3"]
     train(*options, "num_updates=6", f"run_dir={tmp_path / 'whole'}")
@@ -261,8 +302,10 @@ MAZE = ["env=key_maze", "env.kwargs.max_turns=5", "env.instructions=Go."]
         ["algorithm=ppo"],
         ["algorithm=guided", *MAZE, "algorithm.target=0.5"],
         ["algorithm=grpo", "algorithm.kl_coef=0.1", "algorithm.reference_every=2", "algorithm.reference_mix=0.5"],
+        ["algorithm=grpo", "model.precision=bf16", "algorithm.kl_coef=0.1"],
+        ["algorithm=ppo", "model.precision=bf16"],
     ],
-    ids=["critic", "controller", "moving reference"],
+    ids=["critic", "controller", "moving reference", "half precision", "half-precision critic"],
 )
 def test_a_resumed_run_has_what_the_algorithm_carries(overrides: list[str], tmp_path: Path) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
