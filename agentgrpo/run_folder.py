@@ -47,20 +47,27 @@ class RunFolder:
         assert isinstance(config, DictConfig)
         return config
 
+    def check_free(self) -> None:
+        """Refuses a folder that a new run must not write to.
+
+        Raises:
+            ValueError: it holds another run, or other files.
+        """
+        if self.holds_run():
+            raise ValueError(
+                f"run_dir={self.path} already holds a run. Go on with it: resume=true. Or choose another run_dir=..., "
+                "or delete the folder."
+            )
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise ValueError(f"run_dir={self.path} is not empty and holds no run. Choose another run_dir=...")
+
     def create(self, config: DictConfig) -> None:
         """Makes the folder and writes configuration and versions.
 
         Raises:
-            ValueError: the folder holds another run, or other files.
+            ValueError: as :meth:`check_free`.
         """
-        if self.holds_run():
-            raise ValueError(
-                f"run_dir={self.path} already holds a run. Go on with it: resume=true. Or choose another "
-                f"run_dir=..., or "
-                "delete the folder."
-            )
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise ValueError(f"run_dir={self.path} is not empty and holds no run. Choose another run_dir=...")
+        self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "versions.json").write_text(json.dumps(_versions(), indent=1) + "\n")
         # Last, so that a folder with a configuration is a run.

@@ -76,13 +76,18 @@ class Trainer:
         self.algorithm.check(RunFacts(c.group_size, max_return, env_facts.has_expert, steps))
         models.check_path(c.model)
         self.panel = make_panel(c.env, c.eval.num_tasks)
-        checkpoint = self._open_folder(config)
+        checkpoint = self._last_checkpoint()
+        self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
+        if c.memory_gb is not None:
+            memory.plan(c, self.policy.model, self.algorithm).check(c.memory_gb)
+        if not c.resume:
+            self.folder.create(config)  # from here on there is a run, so everything that can be refused was
         log_to(self.folder.path)
         self._build(checkpoint)
 
-    def _open_folder(self, config: DictConfig) -> Checkpoint | None:
+    def _last_checkpoint(self) -> Checkpoint | None:
         if not self.config.resume:
-            self.folder.create(config)
+            self.folder.check_free()
             return None
         checkpoint, complaints = self.store.latest()
         for complaint in complaints:
@@ -95,9 +100,6 @@ class Trainer:
 
     def _build(self, checkpoint: Checkpoint | None) -> None:
         c = self.config
-        self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
-        if c.memory_gb is not None:
-            memory.plan(c, self.policy.model, self.algorithm).check(c.memory_gb)
         self.runner = build_runner(c, self.policy)
         turns = c.rollout.max_turns if c.context.kind == "transcript" else 1
         self.learner = Learner(

@@ -25,8 +25,9 @@ from agentgrpo.types import StopReason
 
 
 def _rounded(columns: int) -> int:
-    """The next power of two: an episode that grows by the token is then copied a few times only."""
-    return int(2 ** (columns - 1).bit_length())
+    """A little more, at most a quarter: an episode that grows by the token is then copied a few times only."""
+    step = max(32, 2 ** (columns.bit_length() - 3))
+    return -(-columns // step) * step
 
 
 _PREFILL_TOKENS = 8192
