@@ -1,9 +1,9 @@
 """Attention over a prefix tree: every node looks at itself and its ancestors, and at nothing else.
 
 Nodes stand in depth-first order, so a subtree is one range of nodes and the tree is one number per node: where its
-subtree ends. Node q sees node k exactly when k <= q < end[k]. On a CPU the tree is cut into blocks of neighbours:
-what the first node of a block sees before the block is all that any of them sees there, so a block is a few dense
-products over few keys. On a GPU the same rule is a mask of PyTorch's flex attention.
+subtree ends. Node q sees node k exactly when k <= q < end[k]. The tree is cut into blocks of neighbours: what the first
+node of a block sees before the block is all that any of them sees there, so a block is a few dense products over few
+keys. On an NVIDIA GPU the same rule is a mask of PyTorch's flex attention.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def tree_mask(ends: Tensor) -> TreeMask:
     Args:
         ends: (N,) int64, as in :class:`agentgrpo.types.TokenLayout`.
     """
-    return BlockMask.of(ends) if ends.device.type == "cpu" else FlexMask.of(ends)
+    return FlexMask.of(ends) if ends.is_cuda else BlockMask.of(ends)
 
 
 @dataclass(frozen=True, slots=True)
