@@ -26,7 +26,7 @@ from agentgrpo.types import StopReason
 
 def _rounded(columns: int) -> int:
     """A little more, at most a quarter: an episode that grows by the token is then copied a few times only."""
-    step = max(32, 2 ** (columns.bit_length() - 3))
+    step = 1 << max(columns.bit_length() - 3, 5)
     return -(-columns // step) * step
 
 
