@@ -1,23 +1,21 @@
 """The attention that every loaded model uses, registered with transformers under a name of its own.
 
-Two things that transformers' own does not do. In sampling, a few new tokens over a cache: PyTorch's CPU attention wants
-one key head per query head and copies the cache to get it, at every step; a batched product over the grouped heads
-reads the cache once. In training, nodes of a prefix tree (:mod:`agentgrpo.tree_attention`).
+Two things that transformers' own does not do. In sampling, several query heads look at one key head without a copy of
+the cache per query head: transformers copies it at every step wherever there is a mask. In training, nodes of a prefix
+tree (:mod:`agentgrpo.tree_attention`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "agentgrpo"
-MAX_QUERIES = 32
-"""New tokens per row up to which the scores are small enough to be held whole."""
 
 
 def attention_forward(
@@ -30,7 +28,7 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: short queries by grouped products, everything else by PyTorch's SDPA.
+    """transformers' attention interface.
 
     Args:
         query: (B, H, Q, D).
@@ -43,30 +41,15 @@ def attention_forward(
     if (tree := kwargs.get("tree")) is not None:
         found: Tensor = tree.attend(query[0], key[0], value[0], query.shape[3] ** -0.5 if scaling is None else scaling)
         return found.transpose(0, 1)[None], None
-    batch, heads, queries, width = query.shape
-    # Without a mask several queries mean causal attention, which SDPA knows about and the products below do not.
-    causal = attention_mask is None and queries > 1
-    if causal or queries > MAX_QUERIES or torch.is_grad_enabled() or kwargs.get("position_bias") is not None:
-        return _sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs), None
-    kv_heads, keys = key.shape[1], key.shape[2]
-    grouped = query.reshape(batch, kv_heads, -1, width) * (width**-0.5 if scaling is None else scaling)
-    scores = (grouped @ key.transpose(2, 3)).view(batch, kv_heads, -1, queries, keys)  # (B, K, H / K, Q, S)
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask[:, :, None], float("-inf"))
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    out = weights.view(batch, kv_heads, -1, keys) @ value
-    return out.view(batch, heads, queries, -1).transpose(1, 2), None
-
-
-def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Tensor:
-    """PyTorch's attention; on a CPU in fp32, where its kernel takes half the time that it takes in bf16."""
-    dtype = query.dtype
-    if query.device.type != "cpu" or dtype == torch.float64:
-        whole: Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
-        return whole
-    with torch.autocast("cpu", enabled=False):
-        out: Tensor = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)[0]
-    return out.to(dtype)
+    if kwargs.get("dropout") or kwargs.get("position_bias") is not None:
+        whole: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0]
+        return whole, None
+    # Without a mask several queries mean causal attention.
+    causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
+    out = scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, is_causal=causal, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2), None
 
 
 def register() -> None:

@@ -21,17 +21,19 @@ def log_distribution(
         top_p: in (0, 1]; a number or (N, 1).
         chosen: (N,) int64 tokens that are kept whatever their probability.
     """
-    logprobs = (logits / temperature).log_softmax(dim=-1)
-    if isinstance(top_p, float):
-        if top_p == 1.0:
-            return logprobs
-    elif bool((top_p == 1.0).all()):
+    logprobs = (logits if _is_one(temperature) else logits / temperature).log_softmax(dim=-1)
+    if _is_one(top_p):
         return logprobs
     kept = nucleus(logprobs.detach(), top_p)
     if chosen is not None:
         kept = kept.scatter(1, chosen[:, None], True)
     masked = logprobs.masked_fill(~kept, float("-inf"))
     return masked - masked.logsumexp(dim=-1, keepdim=True)
+
+
+def _is_one(value: Tensor | float) -> bool:
+    """True where a pass over all logits would change nothing."""
+    return value == 1.0 if isinstance(value, float) else bool((value == 1.0).all())
 
 
 def nucleus(logprobs: Tensor, top_p: Tensor | float) -> Tensor:

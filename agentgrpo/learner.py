@@ -73,7 +73,7 @@ class Learner:
         self.critic_optimizer: torch.optim.Optimizer | None = None
         self.num_steps = 0
         self._critic_twin: HalfTwin | None = None
-        self.shares_prefixes = policy.can_share_prefixes(self.computing)
+        self.shares_prefixes = policy.can_share_prefixes(model)  # the twin's rounding would look like a difference
         """False where the model cannot, and every sequence is computed whole."""
         self.reset_optimizer()
 

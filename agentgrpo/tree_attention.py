@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 BLOCK = 128
 """Nodes of a block: small ones compute fewer pairs for nothing, large ones make larger products."""
@@ -109,22 +110,26 @@ class _TreeAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: tuple[Block, ...], scaling: float
     ) -> Tensor:
-        grouped = _grouped(query, key)  # (K, H / K, N, D)
-        out = torch.empty_like(grouped)
-        with _products_as(query.dtype):
-            for part in parts:
-                rows, keys, values = _block(grouped, key, value, part, scaling)
-                _put(out, part, _weights(rows, keys, part) @ values)
+        out = torch.empty_like(query)
+        for part in parts:
+            rows, keys, values = query[:, part.start : part.end], key[:, part.keys], value[:, part.keys]
+            out[:, part.start : part.end] = scaled_dot_product_attention(
+                rows[None],
+                keys[None],
+                values[None],
+                attn_mask=part.bias.to(query.dtype),
+                scale=scaling,
+                enable_gqa=True,
+            )[0]
         ctx.save_for_backward(query, key, value, out)
         ctx.parts, ctx.scaling = parts, scaling
-        return out.view(query.shape)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out = ctx.saved_tensors
-        grouped = _grouped(query, key)
-        grad_grouped = grad_out.reshape(grouped.shape)
+        grouped, grad_grouped, out = (_grouped(x, key) for x in (query, grad_out, out))  # (K, H / K, N, D)
         grad_query = torch.empty_like(grouped)
         grad_key = torch.zeros(key.shape, dtype=_wide(key.dtype), device=key.device)
         grad_value = torch.zeros_like(grad_key)

@@ -30,6 +30,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from agentgrpo.allocator import keep_freed_memory
+
 SCRIPTS = Path(__file__).resolve().parent
 MARK = "benchmark result: "
 
@@ -244,6 +246,8 @@ def main() -> None:
     """Measures and prints."""
     if sys.argv[1:2] == ["--child"]:
         module, _, function = sys.argv[2].partition(".")
+        if module == "ours":
+            keep_freed_memory()  # as `agentgrpo train` does
         result = getattr(importlib.import_module(f"benchmarks.{module}"), function)(**json.loads(sys.argv[3]))
         print(MARK + json.dumps(result))
         return

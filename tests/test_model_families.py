@@ -137,6 +137,12 @@ def test_low_rank_adapters_get_the_gradient_of_padded_rows(dtype: torch.dtype, l
     assert float((gradient - expected_gradient).norm() / expected_gradient.norm()) < limit
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_half_precision_shares_prefixes_too(name: str) -> None:
+    learner = Learner(make(name, torch.float32), optim_config(), precision="bf16", temperature=1.0, max_length=5)
+    assert learner.shares_prefixes
+
+
 def test_a_tree_computes_what_is_shared_once() -> None:
     learner = Learner(make("llama", torch.float32), optim_config(), precision="fp32", temperature=1.0, max_length=5)
     assert learner.shares_prefixes

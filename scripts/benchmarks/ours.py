@@ -20,7 +20,7 @@ from agentgrpo.seeding import derive
 from agentgrpo.types import Group, Sequence, Step, Trajectory
 from benchmarks.workloads import KL, LR, WORKLOADS, Watch, Workload, peak_gb, resident_gb, texts
 
-MICRO_BATCH_TOKENS = 1024
+MICRO_BATCH_TOKENS = 2048
 
 
 def optim(micro_batch_tokens: int = MICRO_BATCH_TOKENS) -> OptimConfig:
