@@ -6,15 +6,17 @@ import ctypes
 import os
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 32 * 2**20  # the most that glibc takes
 
 
 def keep_freed_memory() -> None:
-    """On Linux with glibc: large tensors come from the heap, and the heap is not trimmed.
+    """On Linux with glibc: tensors up to 32 MB come from the heap, and the heap is not trimmed.
 
-    By default every large temporary of a forward pass is mapped and unmapped, and the page faults cost more than the
-    arithmetic on it. Elsewhere this does nothing. Huge pages, which save most page faults, are asked for by PyTorch
-    itself, if this runs before its first tensor.
+    By default every temporary of a forward pass is mapped and unmapped, and the page faults cost more than the
+    arithmetic on it. Larger ones are still mapped: the heap would put small tensors into the hole that one leaves, and
+    the next of the same size would no longer fit there. Elsewhere this does nothing. Huge pages, which save most page
+    faults, are asked for by PyTorch itself, if this runs before its first tensor.
     """
     if sys.platform != "linux":
         return
@@ -23,5 +25,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_MMAP_THRESHOLD, _LARGE)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -188,6 +188,6 @@ def _block(grouped: Tensor, key: Tensor, value: Tensor, part: Block, scaling: fl
 
 def _weights(rows: Tensor, keys: Tensor, part: Block) -> Tensor:
     """(K, H / K * Q, U) attention weights."""
-    queries, seen = part.bias.shape
-    bias = part.bias.to(rows.dtype).expand(rows.shape[1] // queries, queries, seen).reshape(1, -1, seen)
-    return torch.baddbmm(bias, rows, keys.transpose(1, 2)).softmax(dim=-1)
+    scores = rows @ keys.transpose(1, 2)
+    scores.view(len(keys), -1, *part.bias.shape).add_(part.bias)
+    return scores.softmax(dim=-1)
