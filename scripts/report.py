@@ -90,7 +90,8 @@ def _seeds(axes: Any, runs: list[Run]) -> None:
         axes.fill_between(x, low, high, color=line.get_color(), alpha=0.08, lw=0)
     axes.axhline(TARGET, color="0.5", lw=0.8, ls="--")
     axes.set_xlabel(f"{unit} of training (rollouts and updates)")
-    axes.set_title(f"{_title(runs[0])}, {runs[0].algorithm}", fontsize=10)
+    model = runs[0].summary["model"].split("/")[-1]
+    axes.set_title(f"{model}, {runs[0].summary['env']}, {runs[0].algorithm}", fontsize=10)
 
 
 def _compare(axes: Any, runs: list[Run]) -> None:
@@ -105,11 +106,7 @@ def _compare(axes: Any, runs: list[Run]) -> None:
         mean = [sum(curve[u] for curve in curves) / len(curves) for u in shared]
         axes.plot(shared, mean, color=color, lw=2, ls=dash, label=f"{name}, learning rate {lr:g} ({len(curves)} seeds)")
     axes.set_xlabel("updates")
-    axes.set_title(_title(runs[0]), fontsize=10)
-
-
-def _title(run: Run) -> str:
-    return f"{run.summary['model'].split('/')[-1]}, {run.summary['env']}"
+    axes.set_title(runs[0].summary["env"], fontsize=10)
 
 
 def row(run: Run) -> str:
