@@ -69,33 +69,57 @@ def standardize(
 
 
 def standardize_groups(
-    keys: Sequence[Hashable], values: Sequence[float], *, scale: bool = True, eps: float = EPS, correction: int = 1
+    keys: Sequence[Hashable],
+    values: Sequence[float] | Tensor,
+    *,
+    scale: bool = True,
+    eps: float = EPS,
+    correction: int = 1,
+    pool: tuple[Sequence[Hashable], Sequence[float] | Tensor] | None = None,
 ) -> Tensor:
-    """(N,) :func:`standardize` among values of equal key; a value alone with its key gets 0. Linear time.
+    """(N,) :func:`standardize` among values of equal key. Linear time.
 
     Args:
         keys: (N,) what each value belongs to; None: to nothing, which gives 0.
         values: (N,) NaN marks a missing one.
+        pool: (M,) keys and values that statistics are taken over; None: the same ones.
     """
-    ids: dict[Hashable, int] = {}
-    every = torch.tensor(values, dtype=torch.float64)
-    group = torch.tensor([-1 if key is None else ids.setdefault(key, len(ids)) for key in keys], dtype=torch.int64)
-    at = ((group >= 0) & ~every.isnan()).nonzero()[:, 0]
+    ids: dict[Hashable, int] = {None: -1}
+    every, group = _known(ids, keys, values)
+    pool_values, pool_group = (every, group) if pool is None else _known(ids, *pool)
     out = torch.zeros_like(every)
-    if len(at) == 0:
-        return out
-    known, group = every[at], group[at]
+    inside = pool_group >= 0
+    known, member = pool_values[inside], pool_group[inside]
     zeros = torch.zeros(len(ids), dtype=torch.float64)
-    count = zeros.index_add(0, group, torch.ones_like(known))
-    mean = zeros.index_add(0, group, known) / count.clamp(min=1)
-    centred = known - mean[group]
-    spread = zeros.index_add(0, group, centred.square()) / (count - correction).clamp(min=1)
-    high = zeros.scatter_reduce(0, group, known, "amax", include_self=False)
-    low = zeros.scatter_reduce(0, group, known, "amin", include_self=False)
-    found = centred / (spread.sqrt()[group] + eps) if scale else centred
-    # As in `standardize`: no spread is decided by max == min, and a lone value has none.
-    out[at] = torch.where((high > low)[group], found, 0.0)
+    count = zeros.index_add(0, member, torch.ones_like(known))
+    mean = zeros.index_add(0, member, known) / count.clamp(min=1)
+    spread = zeros.index_add(0, member, (known - mean[member]).square()) / (count - correction).clamp(min=1)
+    high = zeros.scatter_reduce(0, member, known, "amax", include_self=False)
+    low = zeros.scatter_reduce(0, member, known, "amin", include_self=False)
+    at = group >= 0
+    of = group[at]
+    found = every[at] - mean[of]
+    if scale:
+        found = found / (spread.sqrt()[of] + eps)
+    # As in `standardize`: no spread is decided by max == min, and a pool of one compares with nothing.
+    found = torch.where((high > low)[of], found, every[at] - high[of])
+    out[at] = torch.where((count >= 2)[of], found, 0.0)
     return out
+
+
+def _known(
+    ids: dict[Hashable, int], keys: Sequence[Hashable], values: Sequence[float] | Tensor
+) -> tuple[Tensor, Tensor]:
+    """(N,) float64 values and the numbers of their keys, -1 for what belongs to nothing; ``ids`` learns new keys."""
+    every = torch.as_tensor(values, dtype=torch.float64)
+    group = torch.tensor([ids.setdefault(key, len(ids)) for key in keys], dtype=torch.int64)
+    return every, group.masked_fill(every.isnan(), -1)
+
+
+def by_member(values: Tensor, groups: Sequence[Group]) -> list[list[Tensor]]:
+    """(all steps of all groups,) values -> per group and trajectory (S_i,)."""
+    parts = iter(torch.split(values, [len(t.steps) for group in groups for t in group]))
+    return [[next(parts) for _ in group] for group in groups]
 
 
 def whiten(values: Tensor, eps: float = 1e-8) -> Tensor:

@@ -224,10 +224,20 @@ class Algorithm:
 
     def credit(self, groups: Sequence[Group]) -> list[list[Credit]]:
         """What each policy token was worth; override where tokens of one step differ."""
-        return [
-            [_spread(trajectory, values) for trajectory, values in zip(group, per_step, strict=True)]
-            for group, per_step in zip(groups, self.batch_advantages(groups), strict=True)
-        ]
+        per_step = [values for group in self.batch_advantages(groups) for values in group]
+        counts = [[step.num_policy_tokens for step in t.steps] for group in groups for t in group]
+        if [len(values) for values in per_step] != [len(steps) for steps in counts]:
+            raise ValueError(
+                f"{type(self).__name__}.advantages() gives one tensor per trajectory with a value for each of its "
+                "steps, in the order of the group; lengths differ from the steps here."
+            )
+        if not per_step:
+            return [[] for _ in groups]
+        # One pass over all tokens: a tensor operation per trajectory would take longer than the statistics.
+        every = torch.tensor([count for steps in counts for count in steps], dtype=torch.int64)
+        tokens = torch.cat(per_step).repeat_interleave(every)
+        parts = iter(torch.split(tokens, [sum(steps) for steps in counts]))
+        return [[Credit(next(parts)) for _ in group] for group in groups]
 
     # --- loss -------------------------------------------------------------------------------------------------------
 
@@ -319,9 +329,3 @@ class Algorithm:
             assert entropy is not None, "the learner computes the entropy when entropy_coef is above 0"
             token_loss = token_loss - self.entropy_coef * entropy
         return LossOutput(losses.aggregate(token_loss, mask, self.aggregation, denominators), sums)
-
-
-def _spread(trajectory: Trajectory, per_step: Tensor) -> Credit:
-    """Gives every policy token of a step the step's advantage."""
-    counts = torch.tensor([step.num_policy_tokens for step in trajectory.steps], dtype=torch.int64)
-    return Credit(per_step.repeat_interleave(counts))

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import returns, returns_to_go, standardize, standardize_groups, step_rewards
+from agentgrpo.advantages import by_member, returns, returns_to_go, standardize_groups, step_rewards
 from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.checks import at_least, one_of, within
 from agentgrpo.registry import register_algorithm
@@ -58,35 +58,37 @@ class GiGPO(GRPO):
             )
 
     def advantages(self, group: Group) -> list[Tensor]:
-        penalties = [
-            torch.tensor([0.0 if s.valid_action else self.invalid_action_penalty for s in t.steps], dtype=torch.float64)
-            for t in group
-        ]
-        lengths = [len(t.steps) for t in group]
-        episode = self._episode_advantages(group, penalties)
-        steps = self._step_advantages(group, penalties)
-        return list(torch.split(episode + self.step_weight * steps, lengths))
+        return self.batch_advantages([group])[0]
 
-    def _episode_advantages(self, group: Group, penalties: Sequence[Tensor]) -> Tensor:
-        """(sum of S_i,) over the steps of all members."""
-        episode = returns(group)  # (G,)
-        none = torch.zeros(0, dtype=torch.float64)  # of a group without members
-        scores = torch.cat([none, *(r - p for r, p in zip(episode, penalties, strict=True))])
-        pool = episode if self.episode_stats == "trajectory" else scores
-        return standardize(scores, scale=self.scale == "group", pool=pool)
+    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        # All groups in one pass: a group's number is part of its keys.
+        owner = [i for i, group in enumerate(groups) for t in group for _ in t.steps]
+        void = torch.tensor([not s.valid_action for group in groups for t in group for s in t.steps])
+        penalties = self.invalid_action_penalty * void.double()
+        step_part = self.step_weight * self._step_advantages(groups, owner, penalties)
+        return by_member(self._episode_advantages(groups, owner, penalties) + step_part, groups)
 
-    def _step_advantages(self, group: Group, penalties: Sequence[Tensor]) -> Tensor:
-        """(sum of S_i,) over the steps of all members."""
-        keys: list[str | None] = []
+    def _episode_advantages(self, groups: Sequence[Group], owner: Sequence[int], penalties: Tensor) -> Tensor:
+        episode = torch.cat([torch.zeros(0, dtype=torch.float64), *map(returns, groups)])  # (all members,)
+        lengths = torch.tensor([len(t.steps) for group in groups for t in group], dtype=torch.int64)
+        scores = episode.repeat_interleave(lengths) - penalties
+        members = [i for i, group in enumerate(groups) for _ in group]
+        pool = (members, episode) if self.episode_stats == "trajectory" else (owner, scores)
+        return standardize_groups(owner, scores, scale=self.scale == "group", pool=pool)
+
+    def _step_advantages(self, groups: Sequence[Group], owner: Sequence[int], penalties: Tensor) -> Tensor:
+        states: list[str | None] = []
         values: list[float] = []
-        for trajectory, penalty in zip(group, penalties, strict=True):
-            unknown = not trajectory.has_return
-            to_go = returns_to_go(step_rewards(trajectory), self.gamma)
-            keys += [None if unknown else step.state for step in trajectory.steps]
-            values += [value - p for value, p in zip(to_go, penalty.tolist(), strict=True)]
-        if self.similarity is not None:
-            keys = similar(keys, self.similarity)
-        return standardize_groups(keys, values, scale=self.scale == "group")
+        for group in groups:
+            found: list[str | None] = []
+            for trajectory in group:
+                known = trajectory.has_return
+                found += [step.state if known else None for step in trajectory.steps]
+                values += returns_to_go(step_rewards(trajectory), self.gamma)
+            states += found if self.similarity is None else similar(found, self.similarity)
+        keys = [None if state is None else (i, state) for i, state in zip(owner, states, strict=True)]
+        to_go = torch.tensor(values, dtype=torch.float64) - penalties
+        return standardize_groups(keys, to_go, scale=self.scale == "group")
 
 
 def similar(states: Sequence[str | None], threshold: float) -> list[str | None]:

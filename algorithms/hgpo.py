@@ -7,13 +7,14 @@ deviation has ddof 0 and the sum of weights an eps of 1e-6.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import EPS, returns_to_go, standardize_groups, step_rewards
+from agentgrpo.advantages import EPS, by_member, returns_to_go, standardize_groups, step_rewards
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import at_least, one_of, within
 from agentgrpo.registry import register_algorithm
@@ -49,23 +50,27 @@ class HGPO(Algorithm):
         return self.scale == "group"
 
     def advantages(self, group: Group) -> list[Tensor]:
-        values = [v for t in group for v in returns_to_go(step_rewards(t), self.gamma)]
+        return self.batch_advantages([group])[0]
+
+    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        values = [v for group in groups for t in group for v in returns_to_go(step_rewards(t), self.gamma)]
         total = torch.zeros(len(values), dtype=torch.float64)
         weights = torch.zeros_like(total)
         for k in range(1, self.history + 2):
-            level = standardize_groups(_histories(group, k), values, scale=self.scale == "group", correction=0)
+            keys = [key for i, group in enumerate(groups) for key in _histories(i, group, k)]
+            level = standardize_groups(keys, values, scale=self.scale == "group", correction=0)
             # Not `!= 0`: a value that equals its group's mean gives 0 or 1e-17, depending on the order of the members.
             weight = (level.abs() > 1e-9).to(torch.float64) * float(k + 1) ** self.alpha
             total += weight * level
             weights += weight
-        return list(torch.split(total / (weights + EPS), [len(t.steps) for t in group]))
+        return by_member(total / (weights + EPS), groups)
 
 
-def _histories(group: Group, k: int) -> list[tuple[str, ...] | None]:
-    """Per step its last k states; None where there are fewer, or where the return is unknown."""
-    out: list[tuple[str, ...] | None] = []
+def _histories(number: int, group: Group, k: int) -> list[tuple[int | str, ...] | None]:
+    """Per step the group's number and its last k states; None where there are fewer, or the return is unknown."""
+    out: list[tuple[int | str, ...] | None] = []
     for trajectory in group:
         states = [step.state for step in trajectory.steps]
         known = trajectory.has_return
-        out += [tuple(states[t + 1 - k : t + 1]) if known and t + 1 >= k else None for t in range(len(states))]
+        out += [(number, *states[t + 1 - k : t + 1]) if known and t + 1 >= k else None for t in range(len(states))]
     return out

@@ -8,13 +8,15 @@ that is the paper's rule. Members whose episode had ended by turn t are not part
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import returns, standardize, standardize_groups, step_rewards
+from agentgrpo.advantages import by_member, standardize_groups, step_rewards
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least
 from agentgrpo.registry import register_algorithm
@@ -44,16 +46,20 @@ class MTGRPO(Algorithm):
         return True
 
     def advantages(self, group: Group) -> list[Tensor]:
-        known = ~returns(group).isnan()
-        rewards = [step_rewards(t) for t in group]
-        outcome = torch.tensor([r[-1] if r else 0.0 for r in rewards], dtype=torch.float64)  # (G,)
-        outcome[~known] = torch.nan
-        episode = standardize(outcome, eps=self.eps)
-        # A turn's group are the members that go on after it; the last turn belongs to nobody.
-        keys = [t if known[i] and t < len(r) - 1 else None for i, r in enumerate(rewards) for t in range(len(r))]
-        flat = [x for r in rewards for x in r]
-        turns = standardize_groups(keys, flat, eps=self.eps)
-        return [
-            a + self.turn_weight * turn
-            for a, turn in zip(episode, torch.split(turns, [len(r) for r in rewards]), strict=True)
-        ]
+        return self.batch_advantages([group])[0]
+
+    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
+        keys: list[tuple[int, int] | None] = []
+        rewards: list[list[float]] = []
+        for i, group in enumerate(groups):
+            for trajectory in group:
+                rewards.append(step_rewards(trajectory))
+                known, last = trajectory.has_return, len(rewards[-1]) - 1
+                # A turn's group are the members that go on after it; the last turn belongs to nobody.
+                keys += [(i, t) if known and t < last else None for t in range(last + 1)]
+        turns = standardize_groups(keys, [x for r in rewards for x in r], eps=self.eps)
+        members = [(i, t.has_return) for i, group in enumerate(groups) for t in group]
+        outcome = [(r[-1] if r else 0.0) if ok else math.nan for r, (_, ok) in zip(rewards, members, strict=True)]
+        episode = standardize_groups([i for i, _ in members], outcome, eps=self.eps)
+        lengths = torch.tensor([len(r) for r in rewards], dtype=torch.int64)
+        return by_member(episode.repeat_interleave(lengths) + self.turn_weight * turns, groups)
