@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agentgrpo import precision
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
 from agentgrpo.registry import algorithm_class
@@ -55,7 +56,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         one_of("model.kind", self.kind, ("nano", "hf"))
-        one_of("model.precision", self.precision, ("fp32", "bf16"))
+        one_of("model.precision", self.precision, precision.CHOICES)
+        self.precision = precision.settled(self.precision)
         if self.kind != "nano":
             return
         at_least("model.vocab_size", self.vocab_size, 300)
@@ -77,7 +79,8 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         one_of("sampler.kind", self.kind, ("transformers",))
-        one_of("sampler.precision", self.precision, ("fp32", "bf16"))
+        one_of("sampler.precision", self.precision, precision.CHOICES)
+        self.precision = precision.settled(self.precision)
         above("sampler.cache_gb", self.cache_gb, 0)
 
 

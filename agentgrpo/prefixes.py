@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -34,3 +35,17 @@ def longest_prefixes(cached: list[list[int]], wanted: list[list[int]]) -> list[t
         length, k = max(found, default=(0, -1))
         out.append((order[k], length) if length else (-1, 0))
     return out
+
+
+def beginnings(candidates: list[list[int]], others: list[list[int]]) -> set[int]:
+    """Which of the candidates say nothing new: each is a prefix of one of the others, or of another candidate.
+
+    Of equal candidates the first is not named. In sorted order a sequence is a prefix of some later one exactly when it
+    is a prefix of the next.
+    """
+    ordered = sorted([(tokens, -i) for i, tokens in enumerate(candidates)] + [(tokens, 1) for tokens in others])
+    return {
+        -mark
+        for (tokens, mark), (following, _) in pairwise(ordered)
+        if mark <= 0 and following[: len(tokens)] == tokens
+    }

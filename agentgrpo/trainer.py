@@ -154,7 +154,7 @@ class Trainer:
             self.display.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
         if self.before is None:
             self._begin()
-        self.display.say(wording.denominator(self.algorithm))
+        self.display.say(f"{wording.precision(c)}; {wording.denominator(self.algorithm)}")
         self.display.start(self.update)
         interrupted = False
         try:

@@ -45,6 +45,13 @@ def denominator(algorithm: Algorithm) -> str:
     return f"{own}; the sampler's differ: their ratio {verb} tokens (algorithm.correction={algorithm.correction})"
 
 
+def precision(c: TrainConfig) -> str:
+    """What passes are computed in."""
+    if c.model.precision == c.sampler.precision:
+        return f"precision: {c.model.precision}"
+    return f"precision: {c.model.precision} in training, {c.sampler.precision} in sampling"
+
+
 def last_line(text: str) -> str:
     """What a traceback ends with."""
     lines = text.strip().splitlines()

@@ -27,9 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from agentgrpo import precision
 from agentgrpo.allocator import keep_freed_memory
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -51,6 +53,7 @@ class Row:
 @dataclass(frozen=True)
 class Options:
     model: str
+    precision: str
     repeat: int
     quick: bool
     vllm_python: str | None
@@ -87,9 +90,11 @@ def seconds(values: list[float]) -> str:
 
 
 def against_trl(options: Options, name: str) -> list[Row]:
-    """A GRPO iteration of SmolLM2, in bf16: TRL's better precision."""
-    ours = child("ours.iteration", path=options.model, name=name, precision="bf16", repeat=options.repeat)
-    theirs = child("peers.trl", path=options.model, name=name, precision="bf16", repeat=max(options.repeat - 2, 1))
+    """A GRPO iteration of SmolLM2, in the precision that the processor is faster in: TRL's better one, too."""
+    ours = child("ours.iteration", path=options.model, name=name, precision=options.precision, repeat=options.repeat)
+    theirs = child(
+        "peers.trl", path=options.model, name=name, precision=options.precision, repeat=max(options.repeat - 2, 1)
+    )
     times = [a + b for a, b in zip(ours["rollout"], ours["training"], strict=True)]
     faster, text = ratio(theirs["seconds"], times)
     less = theirs["peak_gb"] / ours["peak_gb"]
@@ -110,8 +115,8 @@ def gradient(options: Options) -> list[Row]:
 
 
 def multi_turn(options: Options) -> list[Row]:
-    ours = child("ours.iteration", path=options.model, name="W2", precision="bf16", repeat=options.repeat)
-    theirs = child("peers.plain", path=options.model, name="W2", precision="bf16", repeat=1)
+    ours = child("ours.iteration", path=options.model, name="W2", precision=options.precision, repeat=options.repeat)
+    theirs = child("peers.plain", path=options.model, name="W2", precision=options.precision, repeat=1)
     both = [[a + b for a, b in zip(side["rollout"], side["training"], strict=True)] for side in (ours, theirs)]
     rollout, rollout_text = ratio(theirs["rollout"], ours["rollout"])
     whole, whole_text = ratio(both[1], both[0])
@@ -125,7 +130,9 @@ def multi_turn(options: Options) -> list[Row]:
 def training_pass(options: Options) -> list[Row]:
     rows = []
     for name in ("W1",) if options.quick else ("W1", "W2"):
-        found = child("ours.training_pass", path=options.model, name=name, precision="bf16", repeat=options.repeat)
+        found = child(
+            "ours.training_pass", path=options.model, name=name, precision=options.precision, repeat=options.repeat
+        )
         shares = [floor / taken for floor, taken in zip(found["floor"], found["seconds"], strict=True)]
         share = statistics.median(shares)
         rate = f"{statistics.median(found['gflops']):.0f} GFLOP/s"
@@ -144,7 +151,14 @@ def training_pass(options: Options) -> list[Row]:
 
 
 def sampling(options: Options) -> list[Row]:
-    work = {"path": options.model, "sequences": 64, "prompt_tokens": 103, "new_tokens": 64, "group": 4}
+    work: dict[str, Any] = {
+        "path": options.model,
+        "precision": options.precision,
+        "sequences": 64,
+        "prompt_tokens": 103,
+        "new_tokens": 64,
+        "group": 4,
+    }
     ours = child("ours.sampling", **work, repeat=options.repeat)["rates"]
     theirs = child("peers.generate", **work, repeat=1)["rates"]
     faster, text = ratio(ours, theirs)
@@ -262,10 +276,15 @@ def main() -> None:
     if not Path(given.model).is_dir():
         sys.exit(f"--model {given.model}: no such folder. Make it with: python scripts/fetch_smollm2.py")
     options = Options(
-        str(Path(given.model).resolve()), 2 if given.quick else given.repeat, given.quick, given.vllm_python
+        str(Path(given.model).resolve()),
+        precision.settled("auto"),
+        2 if given.quick else given.repeat,
+        given.quick,
+        given.vllm_python,
     )
     rows: list[Row] = []
     console = Console()
+    console.print(f"{processor()}, {os.cpu_count()} cores, {options.precision}", highlight=False)
     for name in given.only or (QUICK if given.quick else ROWS):
         found = ROWS[name](options)
         rows += found
@@ -273,8 +292,14 @@ def main() -> None:
             console.print(f"{row.bar}: {row.figure}", highlight=False)
     console.print(table(rows))
     if given.json:
-        machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        machine = {"machine": processor(), "cores": os.cpu_count(), "precision": options.precision}
         given.json.write_text(json.dumps({**machine, "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+def processor() -> str:
+    """What it calls itself, and the widest instructions that PyTorch uses on it."""
+    name = str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")) or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def table(rows: list[Row]) -> Table:

@@ -63,7 +63,7 @@ def _no_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
             r"context\.kind must be one of transcript, window; got 'windows'\. Did you mean 'window'",
         ),
         ("rollout.temperature=0", r"rollout\.temperature must be above 0"),
-        ("model.precision=fp16", r"model\.precision must be one of fp32, bf16"),
+        ("model.precision=fp16", r"model\.precision must be one of auto, fp32, bf16"),
         ("model.hidden_size=30", r"multiple of 2 \* model\.num_heads"),
         ("env.kwargs.rooms=2", r"rooms"),
         ("+env.kwargs.doors=2", r"doors"),

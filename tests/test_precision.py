@@ -2,11 +2,14 @@
 
 import copy
 
+import pytest
 import torch
 from helpers import optim_config, tiny_llama
 from torch import nn
 
+from agentgrpo import precision
 from agentgrpo.algorithms.grpo import GRPO
+from agentgrpo.config import ModelConfig
 from agentgrpo.learner import Learner
 from agentgrpo.packing import pack
 from agentgrpo.precision import HalfTwin, converted
@@ -72,8 +75,8 @@ def items() -> list[Sequence]:
 
 def test_gradients_in_half_precision_are_near_those_of_fp32() -> None:
     found = []
-    for precision in ("fp32", "bf16"):
-        learner = Learner(tiny_llama(), optim_config(), precision=precision, temperature=1.0, max_length=8)
+    for name in ("fp32", "bf16"):
+        learner = Learner(tiny_llama(), optim_config(), precision=name, temperature=1.0, max_length=8)
         for batch in pack(items(), 100):
             (learner.logprobs(batch) * batch.advantages).sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]))
@@ -99,3 +102,15 @@ def test_trainer_and_sampler_hold_one_copy_and_agree() -> None:
     with torch.no_grad():
         gap = (learner.logprobs(batch)[0] - torch.tensor(sampled)).abs()
     assert float(gap.mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"), [({}, "fp32"), ({"avx2": True}, "fp32"), ({"amx_bf16": True}, "bf16")]
+)
+def test_auto_is_half_precision_where_the_processor_has_it(
+    instructions: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    assert precision.settled("auto") == expected
+    assert ModelConfig("hf", "some/model", "auto").precision == expected
+    assert ModelConfig("hf", "some/model", "bf16").precision == "bf16"

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentgrpo.prefixes import common_prefix, longest_prefixes
+from agentgrpo.prefixes import beginnings, common_prefix, longest_prefixes
 
 # Few symbols, so that long common prefixes are common.
 sequences = st.lists(st.integers(0, 1), max_size=12)
@@ -34,3 +34,10 @@ def test_longest_prefixes(cached: list[list[int]], wanted: list[list[int]]) -> N
         assert (index == -1) == (best == 0)
         if best:
             assert slow_common_prefix(cached[index], tokens) == best
+
+
+def test_beginnings_are_named_once() -> None:
+    candidates = [[1, 2], [1, 2, 3], [4], [4], [5, 6], []]
+    # [1, 2] begins [1, 2, 3], which begins a request; one [4] stays; [5, 6] begins nothing, [] everything.
+    assert beginnings(candidates, [[1, 2, 3, 9], [5]]) == {0, 1, 3, 5}
+    assert beginnings([], [[1]]) == set()

@@ -1,7 +1,8 @@
 """Keys and values in slots: one slot holds one token prefix, column i of a slot is token i.
 
-The storage is allocated ahead and written in place. The active slots always stand first, so that the model reads a
-view of the storage and nothing is copied while tokens are drawn.
+The storage is allocated ahead and written in place, and stays as large as it once was until it is cleared: fewer slots
+or columns are a smaller part of it. The active slots always stand first, so that the model reads a view of the storage
+and nothing is copied while tokens are drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SlotCache(Cache):
         self._heads: int = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         self._width: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self._dtype, self._device = dtype, device
-        self._keys: list[Tensor] = []  # per layer (slots, K, columns, D)
+        self._keys: list[Tensor] = []  # per layer (at least num_slots, K, at least num_columns, D)
         self._values: list[Tensor] = []
         self.num_slots = 0
         self.num_columns = 0
@@ -37,22 +38,23 @@ class SlotCache(Cache):
         return 2 * self._num_layers * self._heads * self._width * self._dtype.itemsize
 
     def resize(self, num_slots: int, num_columns: int) -> None:
-        """Grows or shrinks the storage; what fits stays."""
-        if (num_slots, num_columns) == (self.num_slots, self.num_columns):
-            return
+        """Grows or shrinks what is in use; what fits stays. New places hold zeros or what once stood there."""
         slots, columns = min(num_slots, self.num_slots), min(num_columns, self.num_columns)
+        self.num_slots, self.num_columns = num_slots, num_columns
+        held_slots, held_columns = (self._keys[0].shape[0], self._keys[0].shape[2]) if self._keys else (0, 0)
+        if num_columns == 0 or (num_slots <= held_slots and num_columns <= held_columns):
+            return
+        # More columns give up idle slots, so that both together stay within the caller's limit.
+        shape = (num_slots, self._heads, max(num_columns, held_columns), self._width)
         for tensors in (self._keys, self._values):
             for layer in range(self._num_layers):
                 # Zeros, not empty: a masked column still enters the product, and 0 * NaN is NaN.
-                new = torch.zeros(
-                    num_slots, self._heads, num_columns, self._width, dtype=self._dtype, device=self._device
-                )
+                new = torch.zeros(shape, dtype=self._dtype, device=self._device)
                 if layer < len(tensors):
                     new[:slots, :, :columns] = tensors[layer][:slots, :, :columns]
                     tensors[layer] = new
                 else:
                     tensors.append(new)
-        self.num_slots, self.num_columns = num_slots, num_columns
 
     def clear(self) -> None:
         """Drops the storage. Its size must not outlive a weight update: strides can change how products round."""

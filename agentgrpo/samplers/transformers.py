@@ -6,7 +6,7 @@ computed once; a prefix common to the whole batch is computed once. Finished row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from agentgrpo import policy
 from agentgrpo.precision import PRECISIONS, converted
-from agentgrpo.prefixes import common_prefix, longest_prefixes
+from agentgrpo.prefixes import beginnings, common_prefix, longest_prefixes
 from agentgrpo.samplers.base import Completion, SamplerStats, SamplingParams
 from agentgrpo.samplers.sampling import draw
 from agentgrpo.samplers.slot_cache import SlotCache
@@ -121,7 +121,7 @@ class TransformersSampler:
         slots = [next(free) if slot < 0 else slot for slot in slots]
 
         content: dict[int, int] = {slots[i]: best[i][0] for i in range(count) if known[i] > 0}
-        kept = sorted((s for s in range(len(self._tokens)) if s not in owner), key=lambda s: -self._used[s])
+        kept = sorted(self._worth_keeping(owner, requests), key=lambda s: -self._used[s])
         columns = _rounded(max(self._cache.num_columns, max(map(len, requests)) + 1))
         kept = kept[: max(self._room(columns) - count, 0)]
         stay = {s for s in kept if count <= s < count + len(kept)}
@@ -134,6 +134,12 @@ class TransformersSampler:
             self._tokens[slot] = requests[i]
             self._used[slot] = self._clock
         return slots, known
+
+    def _worth_keeping(self, owner: Mapping[int, int], requests: list[list[int]]) -> list[int]:
+        """Slots that no request goes on in, and whose tokens stand nowhere else."""
+        idle = [s for s in range(len(self._tokens)) if s not in owner]
+        again = beginnings([self._tokens[s] for s in idle], requests)
+        return [s for k, s in enumerate(idle) if k not in again]
 
     def _room(self, columns: int) -> int:
         """Slots of so many columns that fit into the memory limit."""
@@ -239,7 +245,8 @@ class TransformersSampler:
         top_p = torch.tensor([p.top_p for p in params], device=device)
         for position in range(max(p.max_new_tokens for p in params)):
             noise = torch.from_numpy(uniforms(keys[rows], position)).to(device)
-            tokens, chosen = draw(logits, temperature[rows], top_p[rows], noise)
+            with phase("sampling"):
+                tokens, chosen = draw(logits, temperature[rows], top_p[rows], noise)
             for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
                 if ended[row]:
                     continue

@@ -127,10 +127,12 @@ def matrix_rate(model: PreTrainedModel, precision: str) -> float:
     return best
 
 
-def sampling(path: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int) -> dict[str, Any]:
-    """New tokens per second in bf16, prompts included."""
+def sampling(
+    path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
+) -> dict[str, Any]:
+    """New tokens per second, prompts included."""
     model, _ = models.load(path)
-    sampler = TransformersSampler(model, [], precision="bf16")
+    sampler = TransformersSampler(model, [], precision=precision)
     rates = []
     for round_ in range(repeat + 1):
         _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)

@@ -12,6 +12,8 @@ import torch
 
 from benchmarks.workloads import KL, LR, WORKLOADS, Watch, peak_gb, texts
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def trl(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
     """Seconds per iteration of TRL's GRPOTrainer, all episodes in one batch, one optimiser step each."""
@@ -62,7 +64,7 @@ def plain(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     work = WORKLOADS[name]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     reference = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     player = AutoModelForCausalLM.from_pretrained(path, dtype=dtype) if precision == "bf16" else model
@@ -110,11 +112,13 @@ def _logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return logits[:, :-1].float().log_softmax(dim=-1).gather(2, ids[:, 1:, None])[:, :, 0]
 
 
-def generate(path: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int) -> dict[str, Any]:
-    """New tokens per second of transformers' ``generate`` in bf16."""
+def generate(
+    path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
+) -> dict[str, Any]:
+    """New tokens per second of transformers' ``generate``."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[precision])
     rates = []
     for round_ in range(repeat + 1):
         _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)
@@ -129,12 +133,14 @@ def generate(path: str, sequences: int, prompt_tokens: int, new_tokens: int, gro
     return {"rates": rates[1:], "peak_gb": peak_gb()}
 
 
-def vllm(path: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int) -> dict[str, Any]:
-    """New tokens per second of vLLM in bf16, eager, with prefix caching."""
+def vllm(
+    path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
+) -> dict[str, Any]:
+    """New tokens per second of vLLM, eager, with prefix caching."""
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=path, dtype="bfloat16", enforce_eager=True, block_size=32, enable_prefix_caching=True)
+    llm = LLM(model=path, dtype=DTYPES[precision], enforce_eager=True, block_size=32, enable_prefix_caching=True)
     params = SamplingParams(temperature=1.0, min_tokens=new_tokens, max_tokens=new_tokens, ignore_eos=True, logprobs=0)
     rates = []
     for round_ in range(repeat + 1):
