@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from agentgrpo.types import Group, Trajectory
+from agentgrpo.columns import float64, known, run_sums
+from agentgrpo.types import Group
 
 EPS = 1e-6
 
 
-def step_rewards(trajectory: Trajectory) -> list[float]:
-    """(S,) reward of each step, less its penalties."""
-    return [step.net_reward for step in trajectory.steps]
-
-
-def token_rewards(trajectory: Trajectory) -> Tensor:
-    """(A,) reward at each policy token: a step's reward at its last one, a penalty at the token that earned it."""
-    out: list[float] = []
-    for step in trajectory.steps:
-        if step.num_policy_tokens == 0:  # an expert's turn: what it earned is nobody's credit
-            continue
-        out += [-p for p in step.token_penalties] if step.token_penalties else [0.0] * step.num_policy_tokens
-        out[-1] += step.reward
-    return torch.tensor(out, dtype=torch.float64)
-
-
-def returns(group: Group) -> Tensor:
-    """(G,) episode returns less penalties; NaN for members whose return is unknown."""
-    values = [t.episode_return - sum(sum(s.token_penalties or ()) for s in t.steps) for t in group]
-    return torch.tensor(values, dtype=torch.float64)
+def returns(*groups: Group) -> Tensor:
+    """(all members,) episode returns less penalties; NaN for members whose return is unknown."""
+    return float64(
+        [
+            t.episode_return - sum([sum(step.token_penalties) for step in t.steps if step.token_penalties])
+            for group in groups
+            for t in group.trajectories
+        ]
+    )
 
 
 def standardize(
@@ -53,51 +42,40 @@ def standardize(
         small ``std + eps`` would look like a signal.
     Source: GRPO, arXiv:2402.03300 section 4.1.2; ddof and the edge cases are choices explained above.
     """
-    values = values.to(torch.float64)
-    present = ~values.isnan()
-    pool = values if pool is None else pool.to(torch.float64)
-    pool = pool[~pool.isnan()]
-    out = torch.zeros_like(values)
-    if len(pool) < 2:
-        return out
-    if pool.max() == pool.min():
-        out[present] = values[present] - pool.max()
-        return out
-    centred = values[present] - pool.mean()
-    out[present] = centred / (pool.std(correction=correction) + eps) if scale else centred
-    return out
+    everything = torch.zeros(len(values), dtype=torch.int64)
+    pools = None if pool is None else (torch.zeros(len(pool), dtype=torch.int64), pool)
+    return standardize_groups(everything, values, scale=scale, eps=eps, correction=correction, pool=pools)
 
 
 def standardize_groups(
-    keys: Sequence[Hashable],
-    values: Sequence[float] | Tensor,
+    keys: Tensor,
+    values: Tensor,
     *,
     scale: bool = True,
     eps: float = EPS,
     correction: int = 1,
-    pool: tuple[Sequence[Hashable], Sequence[float] | Tensor] | None = None,
+    pool: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """(N,) :func:`standardize` among values of equal key. Linear time.
+    """(N,) :func:`standardize` among values of equal key. Linear time in N and in the highest key.
 
     Args:
-        keys: (N,) what each value belongs to; None: to nothing, which gives 0.
+        keys: (N,) int64 number of what each value belongs to; negative: to nothing, which gives 0.
         values: (N,) NaN marks a missing one.
         pool: (M,) keys and values that statistics are taken over; None: the same ones.
     """
-    ids: dict[Hashable, int] = {None: -1}
-    every, group = _known(ids, keys, values)
-    pool_values, pool_group = (every, group) if pool is None else _known(ids, *pool)
+    every, key = _known(keys, values)
+    pool_values, pool_key = (every, key) if pool is None else _known(*pool)
     out = torch.zeros_like(every)
-    inside = pool_group >= 0
-    known, member = pool_values[inside], pool_group[inside]
-    zeros = torch.zeros(len(ids), dtype=torch.float64)
-    count = zeros.index_add(0, member, torch.ones_like(known))
-    mean = zeros.index_add(0, member, known) / count.clamp(min=1)
-    spread = zeros.index_add(0, member, (known - mean[member]).square()) / (count - correction).clamp(min=1)
-    high = zeros.scatter_reduce(0, member, known, "amax", include_self=False)
-    low = zeros.scatter_reduce(0, member, known, "amin", include_self=False)
-    at = group >= 0
-    of = group[at]
+    inside = pool_key >= 0
+    present, member = pool_values[inside], pool_key[inside]
+    zeros = torch.zeros(max([int(k.max()) + 1 for k in (key, pool_key) if len(k)], default=0), dtype=torch.float64)
+    count = zeros.index_add(0, member, torch.ones_like(present))
+    mean = zeros.index_add(0, member, present) / count.clamp(min=1)
+    spread = zeros.index_add(0, member, (present - mean[member]).square()) / (count - correction).clamp(min=1)
+    high = zeros.scatter_reduce(0, member, present, "amax", include_self=False)
+    low = zeros.scatter_reduce(0, member, present, "amin", include_self=False)
+    at = key >= 0
+    of = key[at]
     found = every[at] - mean[of]
     if scale:
         found = found / (spread.sqrt()[of] + eps)
@@ -107,19 +85,10 @@ def standardize_groups(
     return out
 
 
-def _known(
-    ids: dict[Hashable, int], keys: Sequence[Hashable], values: Sequence[float] | Tensor
-) -> tuple[Tensor, Tensor]:
-    """(N,) float64 values and the numbers of their keys, -1 for what belongs to nothing; ``ids`` learns new keys."""
-    every = torch.as_tensor(values, dtype=torch.float64)
-    group = torch.tensor([ids.setdefault(key, len(ids)) for key in keys], dtype=torch.int64)
-    return every, group.masked_fill(every.isnan(), -1)
-
-
-def by_member(values: Tensor, groups: Sequence[Group]) -> list[list[Tensor]]:
-    """(all steps of all groups,) values -> per group and trajectory (S_i,)."""
-    parts = iter(torch.split(values, [len(t.steps) for group in groups for t in group]))
-    return [[next(parts) for _ in group] for group in groups]
+def _known(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) values in float64, and their keys, -1 for what is missing."""
+    every = values.to(torch.float64)
+    return every, keys.masked_fill(every.isnan(), -1)
 
 
 def whiten(values: Tensor, eps: float = 1e-8) -> Tensor:
@@ -132,62 +101,76 @@ def whiten(values: Tensor, eps: float = 1e-8) -> Tensor:
     return (values - values.mean()) * (values.var(correction=1) + eps).rsqrt()
 
 
-def whiten_tokens(groups: Sequence[Group], values: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Whitens (A_i,) values of all trajectories over their tokens together; those of unknown return stay out: 0."""
-    usable = [[t.has_return for t in group] for group in groups]
-    pool = [x for g, ok in zip(values, usable, strict=True) for x, y in zip(g, ok, strict=True) if y]
-    whitened = iter(torch.split(whiten(torch.cat(pool)), [len(x) for x in pool]) if pool else ())
-    return [
-        [next(whitened) if y else torch.zeros_like(x) for x, y in zip(g, ok, strict=True)]
-        for g, ok in zip(values, usable, strict=True)
-    ]
+def whiten_known(values: Tensor, counts: Tensor, groups: Sequence[Group]) -> Tensor:
+    """Whitens (all policy tokens,) values together; those of a trajectory of unknown return stay out and get 0.
 
-
-def returns_to_go(rewards: Sequence[float], gamma: float) -> list[float]:
-    """Discounted return from each step on: R_t = r_t + gamma * R_{t+1}. Linear time."""
-    out, value = [0.0] * len(rewards), 0.0
-    for t in range(len(rewards) - 1, -1, -1):
-        value = rewards[t] + gamma * value
-        out[t] = value
+    Args:
+        counts: (all members,) policy tokens of each trajectory.
+    """
+    usable = known(groups).repeat_interleave(counts)
+    out = torch.zeros_like(values)
+    out[usable] = whiten(values[usable])
     return out
 
 
-def gae(rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float) -> list[float]:
-    """Generalised advantage estimates of a finished episode: the value after the last entry is 0. Linear time.
+def returns_to_go(rewards: Sequence[float], gamma: float, counts: Sequence[int] | None = None) -> list[float]:
+    """Discounted return from each entry on: R_t = r_t + gamma * R_{t+1}. Linear time.
 
+    Args:
+        counts: entries of each episode, one after the other; None: all are one episode's.
+    """
+    out, end = [0.0] * len(rewards), len(rewards)
+    for count in reversed([end] if counts is None else counts):
+        value = 0.0
+        for t in range(end - 1, end - count - 1, -1):
+            value = rewards[t] + gamma * value
+            out[t] = value
+        end -= count
+    return out
+
+
+def gae(
+    rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float, counts: Sequence[int] | None = None
+) -> list[float]:
+    """Generalised advantage estimates of finished episodes: the value after the last entry is 0. Linear time.
+
+    Args:
+        counts: entries of each episode, one after the other; None: all are one episode's.
     Source: arXiv:1506.02438 eq. 16.
     """
-    out, advantage, following = [0.0] * len(rewards), 0.0, 0.0
-    for t in range(len(rewards) - 1, -1, -1):
-        advantage = rewards[t] + gamma * following - values[t] + gamma * lam * advantage
-        out[t], following = advantage, values[t]
+    out, end, factor = [0.0] * len(rewards), len(rewards), gamma * lam
+    for count in reversed([end] if counts is None else counts):
+        advantage, following = 0.0, 0.0
+        for t in range(end - 1, end - count - 1, -1):
+            value = values[t]
+            advantage = rewards[t] + gamma * following - value + factor * advantage
+            out[t], following = advantage, value
+        end -= count
     return out
 
 
 def bilevel_gae(
-    rewards: Sequence[float],
-    values: Sequence[float],
-    counts: Sequence[int],
+    rewards: Tensor,
+    values: Tensor,
+    tokens: Tensor,
+    turns: Tensor,
     token: tuple[float, float],
     turn: tuple[float, float],
 ) -> list[float]:
     """(A,) generalised advantage estimates over turn ends, and from these over the tokens inside each turn.
 
     Args:
-        rewards: (A,) of all policy tokens of an episode.
+        rewards: (A,) of the policy tokens of all episodes.
         values: (A,) before each token.
-        counts: policy tokens of each turn, none 0.
+        tokens: policy tokens of each turn, none 0.
+        turns: turns of each episode.
         token: gamma and lambda inside a turn.
         turn: gamma and lambda from turn to turn.
     Source: RAGEN, arXiv:2504.20073, where turns end at a reward that is not 0; here every turn ends where it ends.
     """
-    starts = list(accumulate(counts, initial=0))[:-1]
-    spans = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
-    last = [values[span.stop - 1] for span in spans]
-    outer = gae([sum(rewards[span]) for span in spans], last, *turn)
-    found: list[float] = []
-    for span, advantage, value in zip(spans, outer, last, strict=True):
-        # Inside a turn the only reward is what the outer level makes of its end.
-        inner = [0.0] * (span.stop - span.start - 1) + [advantage + value]
-        found += gae(inner, values[span], *token)
-    return found
+    ends = tokens.cumsum(0) - 1
+    last = values[ends]
+    outer = gae(run_sums(rewards, tokens).tolist(), last.tolist(), *turn, turns.tolist())
+    # Inside a turn the only reward is what the outer level makes of its end.
+    inner = torch.zeros_like(rewards).index_put((ends,), float64(outer) + last)
+    return gae(inner.tolist(), values.tolist(), *token, tokens.tolist())

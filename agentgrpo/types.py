@@ -110,7 +110,7 @@ class Step:
     @property
     def net_reward(self) -> float:
         """The reward less its penalties."""
-        return self.reward - sum(self.token_penalties or ())
+        return self.reward - sum(self.token_penalties) if self.token_penalties else self.reward
 
     @property
     def state(self) -> str:
@@ -136,7 +136,7 @@ class Trajectory:
     def episode_return(self) -> float:
         """Undiscounted sum of rewards; NaN when the environment crashed or a reward is, because the rest is unknown."""
         # Rounded once: otherwise 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ, and the two seem to have spread.
-        return float("nan") if self.status.crashed else math.fsum(step.reward for step in self.steps)
+        return float("nan") if self.status.crashed else math.fsum([step.reward for step in self.steps])
 
     @property
     def has_return(self) -> bool:

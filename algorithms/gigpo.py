@@ -17,9 +17,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import by_member, returns, returns_to_go, standardize_groups, step_rewards
+from agentgrpo.advantages import returns, returns_to_go, standardize_groups
 from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.checks import at_least, one_of, within
+from agentgrpo.columns import all_steps, float64, known, numbered, owners, states, step_counts, step_rewards
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Group
 
@@ -57,52 +58,44 @@ class GiGPO(GRPO):
                 "algorithm.supervision=outcome and algorithm.scale=group or none."
             )
 
-    def advantages(self, group: Group) -> list[Tensor]:
-        return self.batch_advantages([group])[0]
-
-    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
-        # All groups in one pass: a group's number is part of its keys.
-        owner = [i for i, group in enumerate(groups) for t in group for _ in t.steps]
-        void = torch.tensor([not s.valid_action for group in groups for t in group for s in t.steps])
+    def step_advantages(self, groups: Sequence[Group]) -> Tensor:
+        void = torch.tensor([not step.valid_action for step in all_steps(groups)])
         penalties = self.invalid_action_penalty * void.double()
-        step_part = self.step_weight * self._step_advantages(groups, owner, penalties)
-        return by_member(self._episode_advantages(groups, owner, penalties) + step_part, groups)
+        return self._episode_part(groups, penalties) + self.step_weight * self._state_part(groups, penalties)
 
-    def _episode_advantages(self, groups: Sequence[Group], owner: Sequence[int], penalties: Tensor) -> Tensor:
-        episode = torch.cat([torch.zeros(0, dtype=torch.float64), *map(returns, groups)])  # (all members,)
-        lengths = torch.tensor([len(t.steps) for group in groups for t in group], dtype=torch.int64)
-        scores = episode.repeat_interleave(lengths) - penalties
-        members = [i for i, group in enumerate(groups) for _ in group]
-        pool = (members, episode) if self.episode_stats == "trajectory" else (owner, scores)
-        return standardize_groups(owner, scores, scale=self.scale == "group", pool=pool)
+    def _episode_part(self, groups: Sequence[Group], penalties: Tensor) -> Tensor:
+        episode, owner, counts = returns(*groups), owners(groups), step_counts(groups)
+        keys, scores = owner.repeat_interleave(counts), episode.repeat_interleave(counts) - penalties
+        pool = (owner, episode) if self.episode_stats == "trajectory" else (keys, scores)
+        return standardize_groups(keys, scores, scale=self.scale == "group", pool=pool)
 
-    def _step_advantages(self, groups: Sequence[Group], owner: Sequence[int], penalties: Tensor) -> Tensor:
-        states: list[str | None] = []
-        values: list[float] = []
-        for group in groups:
-            found: list[str | None] = []
-            for trajectory in group:
-                known = trajectory.has_return
-                found += [step.state if known else None for step in trajectory.steps]
-                values += returns_to_go(step_rewards(trajectory), self.gamma)
-            states += found if self.similarity is None else similar(found, self.similarity)
-        keys = [None if state is None else (i, state) for i, state in zip(owner, states, strict=True)]
-        to_go = torch.tensor(values, dtype=torch.float64) - penalties
-        return standardize_groups(keys, to_go, scale=self.scale == "group")
+    def _state_part(self, groups: Sequence[Group], penalties: Tensor) -> Tensor:
+        counts = step_counts(groups)
+        keys = numbered([self._labels(group) for group in groups])
+        keys = keys.masked_fill(~known(groups).repeat_interleave(counts), -1)
+        to_go = float64(returns_to_go(step_rewards(groups).tolist(), self.gamma, counts.tolist()))
+        return standardize_groups(keys, to_go - penalties, scale=self.scale == "group")
+
+    def _labels(self, group: Group) -> Sequence[str | None]:
+        """(steps of the group,) what states that count as one have in common."""
+        if self.similarity is None:
+            return states(group)
+        seen = [step.state if t.has_return else None for t in group for step in t.steps]
+        return similar(seen, self.similarity)
 
 
-def similar(states: Sequence[str | None], threshold: float) -> list[str | None]:
+def similar(seen: Sequence[str | None], threshold: float) -> list[str | None]:
     """Replaces each state by the first one met that it resembles. Greedy, so the order of the members matters."""
     first: list[str] = []
     found: dict[str, str] = {}
-    for state in states:
+    for state in seen:
         if state is None or state in found:
             continue
         match = next((f for f in first if _alike(state, f, threshold)), None)
         if match is None:
             first.append(state)
         found[state] = state if match is None else match
-    return [None if state is None else found[state] for state in states]
+    return [None if state is None else found[state] for state in seen]
 
 
 def _alike(a: str, b: str, threshold: float) -> bool:

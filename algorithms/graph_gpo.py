@@ -8,8 +8,7 @@ states are inferred.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Hashable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,10 +18,9 @@ from torch import Tensor
 from agentgrpo.advantages import standardize_groups
 from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.checks import above, at_least, within
+from agentgrpo.columns import float64, int64, known, numbered, states, step_counts
 from agentgrpo.registry import register_algorithm
-from agentgrpo.types import Group, Trajectory
-
-_GOAL = ("goal",)
+from agentgrpo.types import Group
 
 
 @register_algorithm("graph_gpo")
@@ -51,48 +49,48 @@ class GraphGPO(GRPO):
                 "algorithm.scale=group or none."
             )
 
-    def advantages(self, group: Group) -> list[Tensor]:
-        edges = [[] if not t.has_return else _edges(i, t) for i, t in enumerate(group)]
-        distance = _distances([edge for member in edges for edge in member])
-        keys: list[Hashable] = []
-        values: list[float] = []
-        for trajectory, member in zip(group, edges, strict=True):
-            keys += [state for state, _ in member] or [None] * len(trajectory.steps)
-            values += [self._reward(distance.get(after)) for _, after in member] or [0.0] * len(trajectory.steps)
-        found = standardize_groups(keys, values, scale=self.scale != "none")
-        steps = torch.split(found, [len(t.steps) for t in group])
-        return [self.episode_weight * a + s for a, s in zip(super().advantages(group), steps, strict=True)]
-
-    def _reward(self, distance: int | None) -> float:
-        return 0.0 if distance is None else self.goal_reward * self.gamma**distance
+    def step_advantages(self, groups: Sequence[Group]) -> Tensor:
+        state, after, goal = _edges(groups)
+        distance = _distances(state.tolist(), after.tolist(), goal)
+        rewards = [self.goal_reward * self.gamma**d for d in range(max(distance) + 1)]
+        values = float64([*rewards, 0.0])[int64(distance)[after]]  # a distance of -1 reads the last one
+        steps = standardize_groups(state, values, scale=self.scale != "none")
+        return self.episode_weight * super().step_advantages(groups) + steps
 
 
-def _edges(index: int, trajectory: Trajectory) -> list[tuple[Hashable, Hashable]]:
-    """(state, next state) of each step; an end without success is a place of its own.
+def _edges(groups: Sequence[Group]) -> tuple[Tensor, Tensor, int]:
+    """(all steps,) state of each step, (all steps,) next state, and the number that stands for every group's goal.
 
-    Where an episode was cut off, nobody knows what its last step led to: that one is compared with nothing.
+    An end without success is a place from which no way leads on; so is all that follows in an episode of unknown
+    return. Its states are -1: they are compared with nothing. Where an episode was cut off, nobody knows what its last
+    step led to: that one is not compared either.
     """
-    states: list[Hashable] = [step.state for step in trajectory.steps]
-    if not states:
-        return []
-    end: Hashable = _GOAL if trajectory.success else ("end", index)
-    after = [*states[1:], end]
-    if trajectory.status.truncated and not trajectory.success:
-        states[-1] = None
-    return list(zip(states, after, strict=True))
+    counts = step_counts(groups)
+    state = numbered([states(group) for group in groups])
+    goal = len(state)
+    nowhere = goal + 1
+    unknown = ~known(groups).repeat_interleave(counts)
+    ends = counts.cumsum(0)[counts > 0] - 1
+    episodes = [t for group in groups for t in group if t.steps]
+    won = torch.tensor([t.success for t in episodes], dtype=torch.bool)
+    cut = torch.tensor([t.status.truncated for t in episodes], dtype=torch.bool)
+    after = state.roll(-1)
+    after[ends] = torch.where(won, goal, nowhere)
+    state[ends[cut & ~won]] = -1
+    return state.masked_fill(unknown, -1), after.masked_fill(unknown, nowhere), goal
 
 
-def _distances(edges: list[tuple[Hashable, Hashable]]) -> dict[Hashable, int]:
-    """Steps to the goal from every state that has a known way there."""
-    before: dict[Hashable, set[Hashable]] = defaultdict(set)
-    for state, after in edges:
-        before[after].add(state)
-    distance: dict[Hashable, int] = {_GOAL: 0}
-    queue: deque[Hashable] = deque([_GOAL])
-    while queue:
-        state = queue.popleft()
-        for previous in before[state]:
-            if previous not in distance:
-                distance[previous] = distance[state] + 1
+def _distances(state: Sequence[int], after: Sequence[int], goal: int) -> list[int]:
+    """(goal + 2,) steps to the goal from every place; -1 where no known way leads there."""
+    before: list[list[int]] = [[] for _ in range(goal + 2)]
+    for here, there in zip(state, after, strict=True):
+        before[there].append(here)
+    distance = [-1] * (goal + 2)
+    distance[goal] = 0
+    queue = [goal]
+    for place in queue:  # which grows meanwhile
+        for previous in before[place]:
+            if distance[previous] < 0:
+                distance[previous] = distance[place] + 1
                 queue.append(previous)
     return distance

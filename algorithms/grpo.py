@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import EPS, returns, returns_to_go, standardize, step_rewards
+from agentgrpo.advantages import EPS, returns, returns_to_go, standardize_groups
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import one_of
+from agentgrpo.columns import float64, known, num_usable, owners, step_counts, step_rewards
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Group
 
@@ -48,33 +49,38 @@ class GRPO(Algorithm):
     def divides_by_spread(self) -> bool:
         return self.scale != "none"
 
-    def advantages(self, group: Group) -> list[Tensor]:
+    def step_advantages(self, groups: Sequence[Group]) -> Tensor:
         if self.supervision == "process":
-            return self._process(group)
-        episode = self.episode_advantages(group)  # (G,)
-        return [a.expand(len(t.steps)) for a, t in zip(episode, group, strict=True)]
+            return self._process(groups)
+        if type(self).episode_advantages is GRPO.episode_advantages:
+            episode = self.member_advantages(groups)  # (all members,)
+        else:
+            episode = torch.cat([torch.zeros(0).double(), *map(self.episode_advantages, groups)])
+        return episode.repeat_interleave(step_counts(groups))
 
     def episode_advantages(self, group: Group) -> Tensor:
         """(G,) one per trajectory."""
-        return standardize(returns(group), scale=self.scale == "group")
+        return self.member_advantages([group])
+
+    def member_advantages(self, groups: Sequence[Group]) -> Tensor:
+        """(all members,) what ``episode_advantages`` gives, for many groups in one pass."""
+        return standardize_groups(owners(groups), returns(*groups), scale=self.scale == "group")
 
     def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
-        per_group = [self.advantages(group) for group in groups]
-        if self.scale != "batch" or not groups:
+        per_group = super().batch_advantages(groups)
+        if self.scale != "batch":
             return per_group
-        known = torch.cat([returns(group) for group in groups])
-        known = known[~known.isnan()]
-        if len(known) < 2 or known.max() == known.min():
+        values = returns(*groups)
+        values = values[~values.isnan()]
+        if len(values) < 2 or values.max() == values.min():
             return per_group  # all zero
-        return [[a / (known.std(correction=1) + EPS) for a in group] for group in per_group]
+        spread = values.std(correction=1) + EPS
+        return [[a / spread for a in group] for group in per_group]
 
-    def _process(self, group: Group) -> list[Tensor]:
-        alone = sum(t.has_return for t in group) < 2  # nobody to compare with
-        rewards = [[] if alone or not t.has_return else step_rewards(t) for t in group]
-        flat = torch.tensor([r for member in rewards for r in member], dtype=torch.float64)
-        pooled = standardize(flat, scale=self.scale == "group")
-        out = []
-        for part, trajectory in zip(torch.split(pooled, [len(member) for member in rewards]), group, strict=True):
-            values = part.tolist() or [0.0] * len(trajectory.steps)  # a crashed member gets 0
-            out.append(torch.tensor(returns_to_go(values, 1.0), dtype=torch.float64))
-        return out
+    def _process(self, groups: Sequence[Group]) -> Tensor:
+        owner, usable, counts = owners(groups), known(groups), step_counts(groups)
+        # Who has nobody to compare with gets 0, and so does a crashed member.
+        alone = num_usable(usable, groups) < 2
+        keys = owner.masked_fill(~usable | alone, -1).repeat_interleave(counts)
+        pooled = standardize_groups(keys, step_rewards(groups), scale=self.scale == "group")
+        return float64(returns_to_go(pooled.tolist(), 1.0, counts.tolist()))

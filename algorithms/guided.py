@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from agentgrpo.advantages import returns, standardize_groups
 from agentgrpo.algorithm import RunFacts, State
 from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.checks import above, at_least, one_of
+from agentgrpo.columns import owners
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Group
 
@@ -76,10 +78,11 @@ class Guided(GRPO):
             given = f"algorithm.guided_share={self.guided_share:g} of group_size={facts.group_size}"
             raise ValueError(f"{given} leaves no unguided member. Lower the share, or raise group_size.")
 
-    def episode_advantages(self, group: Group) -> Tensor:
+    def member_advantages(self, groups: Sequence[Group]) -> Tensor:
         if self.baseline == "shared":
-            return super().episode_advantages(group)
-        return standardize_groups([t.guided for t in group], returns(group).tolist(), scale=self.scale == "group")
+            return super().member_advantages(groups)
+        led = torch.tensor([t.guided for group in groups for t in group], dtype=torch.int64)
+        return standardize_groups(2 * owners(groups) + led, returns(*groups), scale=self.scale == "group")
 
     def num_guided(self, group_size: int) -> int:
         """Guided members of a group, the first ones; rounded up."""

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import EPS, by_member, returns_to_go, standardize_groups, step_rewards
+from agentgrpo.advantages import EPS, returns_to_go, standardize_groups
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import at_least, one_of, within
+from agentgrpo.columns import float64, known, numbered, positions, states, step_counts, step_rewards
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Group
 
@@ -49,28 +50,35 @@ class HGPO(Algorithm):
     def divides_by_spread(self) -> bool:
         return self.scale == "group"
 
-    def advantages(self, group: Group) -> list[Tensor]:
-        return self.batch_advantages([group])[0]
-
-    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
-        values = [v for group in groups for t in group for v in returns_to_go(step_rewards(t), self.gamma)]
-        total = torch.zeros(len(values), dtype=torch.float64)
-        weights = torch.zeros_like(total)
+    def step_advantages(self, groups: Sequence[Group]) -> Tensor:
+        counts = step_counts(groups)
+        state = numbered([states(group) for group in groups])
+        values = float64(returns_to_go(step_rewards(groups).tolist(), self.gamma, counts.tolist()))
+        first = positions(counts) == 0
+        key = state.masked_fill(~known(groups).repeat_interleave(counts), -1)
+        total, weights = torch.zeros_like(values), torch.zeros_like(values)
         for k in range(1, self.history + 2):
-            keys = [key for i, group in enumerate(groups) for key in _histories(i, group, k)]
-            level = standardize_groups(keys, values, scale=self.scale == "group", correction=0)
+            if k > 1:
+                key = _one_deeper(key, state, first)
+            level = standardize_groups(key, values, scale=self.scale == "group", correction=0)
             # Not `!= 0`: a value that equals its group's mean gives 0 or 1e-17, depending on the order of the members.
             weight = (level.abs() > 1e-9).to(torch.float64) * float(k + 1) ** self.alpha
             total += weight * level
             weights += weight
-        return by_member(total / (weights + EPS), groups)
+        return total / (weights + EPS)
 
 
-def _histories(number: int, group: Group, k: int) -> list[tuple[int | str, ...] | None]:
-    """Per step the group's number and its last k states; None where there are fewer, or the return is unknown."""
-    out: list[tuple[int | str, ...] | None] = []
-    for trajectory in group:
-        states = [step.state for step in trajectory.steps]
-        known = trajectory.has_return
-        out += [(number, *states[t + 1 - k : t + 1]) if known and t + 1 >= k else None for t in range(len(states))]
+def _one_deeper(key: Tensor, state: Tensor, first: Tensor) -> Tensor:
+    """Numbers for the last k + 1 states from those for the last k, -1 where there are fewer or the return is unknown.
+
+    Args:
+        key: (N,) numbers for the last k states of each step, -1 for none.
+        state: (N,) numbers of the states themselves.
+        first: (N,) bool, True at the first step of each trajectory.
+    """
+    before = key.roll(1).masked_fill(first, -1)
+    there = before >= 0
+    pairs = before[there] * len(state) + state[there]
+    out = torch.full_like(key, -1)
+    out[there] = numbered([pairs.tolist()])
     return out

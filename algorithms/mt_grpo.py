@@ -8,7 +8,6 @@ that is the paper's rule. Members whose episode had ended by turn t are not part
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,9 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import by_member, standardize_groups, step_rewards
+from agentgrpo.advantages import standardize_groups
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least
+from agentgrpo.columns import known, owners, positions, step_counts, step_rewards
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Group
 
@@ -45,21 +45,16 @@ class MTGRPO(Algorithm):
     def divides_by_spread(self) -> bool:
         return True
 
-    def advantages(self, group: Group) -> list[Tensor]:
-        return self.batch_advantages([group])[0]
-
-    def batch_advantages(self, groups: Sequence[Group]) -> list[list[Tensor]]:
-        keys: list[tuple[int, int] | None] = []
-        rewards: list[list[float]] = []
-        for i, group in enumerate(groups):
-            for trajectory in group:
-                rewards.append(step_rewards(trajectory))
-                known, last = trajectory.has_return, len(rewards[-1]) - 1
-                # A turn's group are the members that go on after it; the last turn belongs to nobody.
-                keys += [(i, t) if known and t < last else None for t in range(last + 1)]
-        turns = standardize_groups(keys, [x for r in rewards for x in r], eps=self.eps)
-        members = [(i, t.has_return) for i, group in enumerate(groups) for t in group]
-        outcome = [(r[-1] if r else 0.0) if ok else math.nan for r, (_, ok) in zip(rewards, members, strict=True)]
-        episode = standardize_groups([i for i, _ in members], outcome, eps=self.eps)
-        lengths = torch.tensor([len(r) for r in rewards], dtype=torch.int64)
-        return by_member(episode.repeat_interleave(lengths) + self.turn_weight * turns, groups)
+    def step_advantages(self, groups: Sequence[Group]) -> Tensor:
+        owner, usable, counts, rewards = owners(groups), known(groups), step_counts(groups), step_rewards(groups)
+        turn = positions(counts)
+        # A turn's group are the members that go on after it; the last turn belongs to nobody.
+        goes_on = usable.repeat_interleave(counts) & (turn + 1 < counts.repeat_interleave(counts))
+        longest = torch.zeros(len(groups), dtype=torch.int64).scatter_reduce(0, owner, counts, "amax")
+        first_key = longest.cumsum(0) - longest  # every group has a key for each turn of its longest member
+        keys = first_key[owner].repeat_interleave(counts) + turn
+        turns = standardize_groups(keys.masked_fill(~goes_on, -1), rewards, eps=self.eps)
+        outcome = torch.zeros(len(counts), dtype=torch.float64)
+        outcome[counts > 0] = rewards[counts.cumsum(0)[counts > 0] - 1]
+        episode = standardize_groups(owner.masked_fill(~usable, -1), outcome, eps=self.eps)
+        return episode.repeat_interleave(counts) + self.turn_weight * turns

@@ -7,16 +7,18 @@ the clip, tighter from below. The highest reward is the one that the environment
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import returns, standardize
+from agentgrpo.advantages import returns, standardize_groups
 from agentgrpo.algorithm import RunFacts
 from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.checks import at_least
+from agentgrpo.columns import float64, num_usable, owners
 from agentgrpo.filters import GroupFilter
 from agentgrpo.losses import Aggregation
 from agentgrpo.registry import register_algorithm
@@ -58,11 +60,13 @@ class NGRPO(GRPO):
         if facts.max_return is None:
             raise ValueError(_NO_MAXIMUM)
 
-    def episode_advantages(self, group: Group) -> Tensor:
-        if group.max_return is None:
+    def member_advantages(self, groups: Sequence[Group]) -> Tensor:
+        highest = [group.max_return for group in groups if group.max_return is not None]
+        if len(highest) < len(groups):
             raise ValueError(_NO_MAXIMUM)
-        values = returns(group)
-        if int((~values.isnan()).sum()) < 2:  # as everywhere: one episode alone says nothing
-            return torch.zeros_like(values)
-        virtual = torch.full((self.num_virtual,), group.max_return, dtype=torch.float64)
-        return standardize(values, scale=self.scale == "group", pool=torch.cat([values, virtual]))
+        values, owner = returns(*groups), owners(groups)
+        virtual = float64(highest).repeat(self.num_virtual)
+        pool = (torch.cat([owner, torch.arange(len(groups)).repeat(self.num_virtual)]), torch.cat([values, virtual]))
+        # As everywhere, one episode alone says nothing.
+        keys = owner.masked_fill(num_usable(~values.isnan(), groups) < 2, -1)
+        return standardize_groups(keys, values, scale=self.scale == "group", pool=pool)

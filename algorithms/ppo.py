@@ -13,15 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from agentgrpo.advantages import bilevel_gae, gae, token_rewards, whiten_tokens
+from agentgrpo.advantages import bilevel_gae, gae, whiten_known
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, one_of, within
+from agentgrpo.columns import (
+    all_steps,
+    credit_of_tokens,
+    float64,
+    run_sums,
+    step_counts,
+    step_rewards,
+    token_counts,
+    token_rewards,
+)
 from agentgrpo.losses import Aggregation, value_loss
 from agentgrpo.registry import register_algorithm
-from agentgrpo.types import Batch, Credit, Group, Trajectory
+from agentgrpo.types import Batch, Credit, Group
 
 
 @register_algorithm("ppo")
@@ -75,36 +84,33 @@ class PPO(Algorithm):
         return value_loss(values, batch.values, batch.returns, batch.action_mask, value_clip=self.value_clip)
 
     def credit(self, groups: Sequence[Group]) -> list[list[Credit]]:
-        raw = [[self._credit(t) for t in group] for group in groups]
-        if not self.whiten_advantages:
-            return raw
-        whitened = whiten_tokens(groups, [[c.advantages for c in group] for group in raw])
-        return [
-            [Credit(a, c.returns) for c, a in zip(credits, values, strict=True)]
-            for credits, values in zip(raw, whitened, strict=True)
-        ]
-
-    def _credit(self, trajectory: Trajectory) -> Credit:
-        turns = [s for s in trajectory.steps if s.num_policy_tokens]
-        counts = [s.num_policy_tokens for s in turns]
-        values: list[float] = []
-        for step in turns:
-            assert step.values is not None, "the critic fills values when there is one"
-            values += step.values
+        counts = token_counts(groups)
+        wrote = counts > 0  # the rest are an expert's turns
+        members = step_counts(groups)
+        turns, tokens = run_sums(wrote.long(), members), run_sums(counts, members)  # (all members,)
+        values = _values(groups)
         if self.level == "turn":
-            rewards = [s.net_reward for s in turns]
-            return self._per_turn(rewards, torch.tensor(values, dtype=torch.float64), counts)
-        earned = token_rewards(trajectory).tolist()
-        if self.level == "bilevel":
-            found = bilevel_gae(earned, values, counts, (self.gamma, self.lam), (self.turn_gamma, self.turn_lam))
+            first = values[(counts.cumsum(0) - counts)[wrote]]  # value at each turn's first token
+            found = gae(
+                step_rewards(groups)[wrote].tolist(), first.tolist(), self.turn_gamma, self.turn_lam, turns.tolist()
+            )
+            advantages, values = (x.repeat_interleave(counts[wrote]) for x in (float64(found), first))
         else:
-            found = gae(earned, values, self.gamma, self.lam)
-        advantages = torch.tensor(found, dtype=torch.float64)
-        return Credit(advantages, advantages + torch.tensor(values, dtype=torch.float64))
+            earned = token_rewards(groups)
+            advantages = float64(self._per_token(earned, values, counts[wrote], turns, tokens))
+        targets = advantages + values
+        if self.whiten_advantages:
+            advantages = whiten_known(advantages, tokens, groups)
+        return credit_of_tokens(groups, tokens, advantages, targets)
 
-    def _per_turn(self, rewards: Sequence[float], values: Tensor, counts: Sequence[int]) -> Credit:
-        lengths = torch.tensor(counts, dtype=torch.int64)
-        first = values[lengths.cumsum(0) - lengths]  # value at each turn's first token
-        found = gae(rewards, first.tolist(), self.turn_gamma, self.turn_lam)
-        advantages = torch.tensor(found, dtype=torch.float64)
-        return Credit(advantages.repeat_interleave(lengths), (advantages + first).repeat_interleave(lengths))
+    def _per_token(self, earned: Tensor, values: Tensor, counts: Tensor, turns: Tensor, tokens: Tensor) -> list[float]:
+        if self.level == "bilevel":
+            return bilevel_gae(earned, values, counts, turns, (self.gamma, self.lam), (self.turn_gamma, self.turn_lam))
+        return gae(earned.tolist(), values.tolist(), self.gamma, self.lam, tokens.tolist())
+
+
+def _values(groups: Sequence[Group]) -> Tensor:
+    """(all policy tokens,) the critic's."""
+    found = [step.values for step in all_steps(groups) if step.num_policy_tokens]
+    assert None not in found, "the critic fills values when there is one"
+    return float64([value for values in found for value in values or ()])

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from agentgrpo.advantages import returns, returns_to_go, standardize, token_rewards, whiten_tokens
+from agentgrpo.advantages import returns, returns_to_go, standardize_groups, whiten_known
 from agentgrpo.algorithm import Algorithm, RunFacts
 from agentgrpo.checks import one_of, within
+from agentgrpo.columns import credit_of_tokens, float64, owners, run_sums, step_counts, token_counts, token_rewards
 from agentgrpo.losses import Aggregation, KlEstimator
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Credit, Group
@@ -57,12 +55,9 @@ class ReinforcePP(Algorithm):
             )
 
     def credit(self, groups: Sequence[Group]) -> list[list[Credit]]:
-        whitened = whiten_tokens(groups, [self._token_returns(group) for group in groups])
-        return [[Credit(values) for values in group] for group in whitened]
-
-    def _token_returns(self, group: Group) -> list[Tensor]:
+        counts = run_sums(token_counts(groups), step_counts(groups))  # (all members,) policy tokens
         if self.baseline == "group":
-            centred = standardize(returns(group), scale=False)
-            return [a.expand(t.num_policy_tokens) for a, t in zip(centred, group, strict=True)]
-        to_go = [returns_to_go(token_rewards(t).tolist(), self.gamma) for t in group]
-        return [torch.tensor(x, dtype=torch.float64) for x in to_go]
+            values = standardize_groups(owners(groups), returns(*groups), scale=False).repeat_interleave(counts)
+        else:
+            values = float64(returns_to_go(token_rewards(groups).tolist(), self.gamma, counts.tolist()))
+        return credit_of_tokens(groups, counts, whiten_known(values, counts, groups))

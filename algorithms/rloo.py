@@ -7,15 +7,17 @@ reference policy, where asked for, is the k1 estimate in the reward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from agentgrpo.advantages import returns, standardize
+from agentgrpo.advantages import returns, standardize_groups
 from agentgrpo.algorithm import Algorithm, RunFacts
 from agentgrpo.checks import one_of
+from agentgrpo.columns import num_usable, owners, step_counts
 from agentgrpo.losses import KlEstimator
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Batch, Group
@@ -42,11 +44,11 @@ class RLOO(Algorithm):
     def unused(self) -> tuple[str, ...]:
         return ("clip_ratio_low", "clip_ratio_high", "dual_clip") if self.ratio_level == "none" else ()
 
-    def advantages(self, group: Group) -> list[Tensor]:
-        values = returns(group)
-        count = max(int((~values.isnan()).sum()), 2)
-        out = standardize(values, scale=False) * count / (count - 1)
-        return [a.expand(len(t.steps)) for a, t in zip(out, group, strict=True)]
+    def step_advantages(self, groups: Sequence[Group]) -> Tensor:
+        values = returns(*groups)
+        count = num_usable(~values.isnan(), groups).clamp(min=2)
+        out = standardize_groups(owners(groups), values, scale=False) * count / (count - 1)
+        return out.repeat_interleave(step_counts(groups))
 
     def check(self, facts: RunFacts) -> None:
         super().check(facts)

@@ -11,7 +11,7 @@ from helpers import default_algorithm, loss_batch, trajectory
 from torch import Tensor
 
 from agentgrpo import corrections, filters
-from agentgrpo.advantages import gae, standardize, whiten
+from agentgrpo.advantages import gae, standardize, standardize_groups, whiten
 from agentgrpo.algorithms.gigpo import GiGPO, similar
 from agentgrpo.algorithms.graph_gpo import GraphGPO, _distances, _edges
 from agentgrpo.algorithms.grpo import GRPO
@@ -19,6 +19,7 @@ from agentgrpo.algorithms.guided import Guided
 from agentgrpo.algorithms.hgpo import HGPO
 from agentgrpo.algorithms.mt_grpo import MTGRPO
 from agentgrpo.algorithms.ngrpo import NGRPO
+from agentgrpo.columns import states
 from agentgrpo.losses import (
     AGGREGATIONS,
     KL_ESTIMATORS,
@@ -129,7 +130,7 @@ def test_grpo_singleton_group() -> None:
 def test_grpo_process_supervision(correction: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["grpo_process_supervision"]
     inputs, expected = case["inputs"], case["expected"][f"token_adv_ddof{correction}_eps0"]
-    monkeypatch.setattr("agentgrpo.algorithms.grpo.standardize", _without_eps(correction))
+    monkeypatch.setattr("agentgrpo.algorithms.grpo.standardize_groups", _without_eps(correction))
     members = []
     for rewards, ends in zip(inputs["step_rewards"], inputs["step_end_token_index"], strict=True):
         counts = [end - start for start, end in zip([-1, *ends], ends, strict=False)]
@@ -141,7 +142,7 @@ def test_grpo_process_supervision(correction: int, monkeypatch: pytest.MonkeyPat
 
 
 def _without_eps(correction: int) -> Any:
-    return lambda values, scale: standardize(values, scale=scale, eps=0.0, correction=correction)
+    return lambda keys, values, scale: standardize_groups(keys, values, scale=scale, eps=0.0, correction=correction)
 
 
 class TestGrpoLossClipKl:
@@ -399,10 +400,11 @@ class TestGraphGPO:
     (group,) = groups_of(case["inputs"]["rows"])
 
     def test_distances(self) -> None:
-        edges = [edge for i, t in enumerate(self.group) for edge in _edges(i, t)]
-        found = {str(state): d for state, d in _distances(edges).items()}
-        expected = self.case["expected"]["distance_to_goal"]
-        assert found == {("('goal',)" if k == "GOAL" else k): v for k, v in expected.items()}
+        state, after, goal = _edges([self.group])
+        names = dict(zip(state.tolist(), states(self.group), strict=True)) | {goal: "GOAL"}
+        distances = _distances(state.tolist(), after.tolist(), goal)
+        found = {names[place]: d for place, d in enumerate(distances) if d >= 0}
+        assert found == self.case["expected"]["distance_to_goal"]
 
     def test_step_advantages(self) -> None:
         params = self.case["params"]
