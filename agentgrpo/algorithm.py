@@ -235,7 +235,7 @@ class Algorithm:
         """What each policy token was worth; override where tokens of one step differ."""
         per_step = [values for group in self.batch_advantages(groups) for values in group]
         num_steps = step_counts(groups)
-        if [len(values) for values in per_step] != num_steps.tolist():
+        if [values.numel() for values in per_step] != num_steps.tolist():
             raise ValueError(
                 f"{type(self).__name__}.advantages() gives one tensor per trajectory with a value for each of its "
                 "steps, in the order of the group; lengths differ from the steps here."

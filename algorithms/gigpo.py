@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from agentgrpo.advantages import returns, returns_to_go, standardize_groups
@@ -59,8 +58,7 @@ class GiGPO(GRPO):
             )
 
     def step_advantages(self, groups: Sequence[Group]) -> Tensor:
-        void = torch.tensor([not step.valid_action for step in all_steps(groups)])
-        penalties = self.invalid_action_penalty * void.double()
+        penalties = self.invalid_action_penalty * float64([not step.valid_action for step in all_steps(groups)])
         return self._episode_part(groups, penalties) + self.step_weight * self._state_part(groups, penalties)
 
     def _episode_part(self, groups: Sequence[Group], penalties: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class GraphGPO(GRPO):
 
     def step_advantages(self, groups: Sequence[Group]) -> Tensor:
         state, after, goal = _edges(groups)
-        distance = _distances(state.tolist(), after.tolist(), goal)
+        distance = _distances(state, after, goal)
         rewards = [self.goal_reward * self.gamma**d for d in range(max(distance) + 1)]
         values = float64([*rewards, 0.0])[int64(distance)[after]]  # a distance of -1 reads the last one
         steps = standardize_groups(state, values, scale=self.scale != "none")
@@ -67,7 +67,7 @@ def _edges(groups: Sequence[Group]) -> tuple[Tensor, Tensor, int]:
     """
     counts = step_counts(groups)
     state = numbered([states(group) for group in groups])
-    goal = len(state)
+    goal = int(state.max()) + 1 if len(state) else 0
     nowhere = goal + 1
     unknown = ~known(groups).repeat_interleave(counts)
     ends = counts.cumsum(0)[counts > 0] - 1
@@ -80,16 +80,17 @@ def _edges(groups: Sequence[Group]) -> tuple[Tensor, Tensor, int]:
     return state.masked_fill(unknown, -1), after.masked_fill(unknown, nowhere), goal
 
 
-def _distances(state: Sequence[int], after: Sequence[int], goal: int) -> list[int]:
+def _distances(state: Tensor, after: Tensor, goal: int) -> list[int]:
     """(goal + 2,) steps to the goal from every place; -1 where no known way leads there."""
-    before: list[list[int]] = [[] for _ in range(goal + 2)]
-    for here, there in zip(state, after, strict=True):
-        before[there].append(here)
+    order = after.argsort(stable=True)
+    leading = state[order].tolist()  # where one can come from, sorted by where that leads
+    ends = after.bincount(minlength=goal + 2).cumsum(0).tolist()
+    starts = [0, *ends]
     distance = [-1] * (goal + 2)
     distance[goal] = 0
     queue = [goal]
     for place in queue:  # which grows meanwhile
-        for previous in before[place]:
+        for previous in leading[starts[place] : ends[place]]:
             if distance[previous] < 0:
                 distance[previous] = distance[place] + 1
                 queue.append(previous)

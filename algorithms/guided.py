@@ -1,9 +1,8 @@
 """Guided GRPO: an expert leads part of each group in, for a length that adapts (G2RPO-A, arXiv:2508.13023).
 
-A share of every group starts with the first actions of an expert (turns of ``oracle_actions()``; in single-turn tasks
-tokens of ``info["reference"]``), then the policy goes on. The length follows the reward:
-l' = l * mean(last rewards) / reward, so it shrinks as the policy gets better. Guidance is masked from loss, KL and clip
-statistics, which the released code does not do. A reward of 0 doubles the length: leaving it alone would be final.
+An expert plays the first actions of a share of every group (turns of ``oracle_actions()``; in single-turn tasks tokens
+of ``info["reference"]``). The better the policy, the shorter: l' = l * mean(last rewards) / reward; a reward of 0
+doubles it, as it would never change. Guidance is masked from loss, KL and clip statistics; in released code it is not.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from agentgrpo.advantages import returns, standardize_groups
 from agentgrpo.algorithm import RunFacts, State
 from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.checks import above, at_least, one_of
-from agentgrpo.columns import owners
+from agentgrpo.columns import int64, owners
 from agentgrpo.registry import register_algorithm
 from agentgrpo.types import Group
 
@@ -79,10 +77,9 @@ class Guided(GRPO):
             raise ValueError(f"{given} leaves no unguided member. Lower the share, or raise group_size.")
 
     def member_advantages(self, groups: Sequence[Group]) -> Tensor:
-        if self.baseline == "shared":
-            return super().member_advantages(groups)
-        led = torch.tensor([t.guided for group in groups for t in group], dtype=torch.int64)
-        return standardize_groups(2 * owners(groups) + led, returns(*groups), scale=self.scale == "group")
+        apart = self.baseline == "separate"
+        keys = 2 * owners(groups) + int64([apart and t.guided for group in groups for t in group])
+        return standardize_groups(keys, returns(*groups), scale=self.scale == "group")
 
     def num_guided(self, group_size: int) -> int:
         """Guided members of a group, the first ones; rounded up."""

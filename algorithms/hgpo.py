@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,5 +81,5 @@ def _one_deeper(key: Tensor, state: Tensor, first: Tensor) -> Tensor:
     there = before >= 0
     pairs = before[there] * len(state) + state[there]
     out = torch.full_like(key, -1)
-    out[there] = numbered([pairs.tolist()])
+    out[there] = torch.from_numpy(np.unique(pairs.numpy(), return_inverse=True)[1])
     return out

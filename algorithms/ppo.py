@@ -88,7 +88,8 @@ class PPO(Algorithm):
         wrote = counts > 0  # the rest are an expert's turns
         members = step_counts(groups)
         turns, tokens = run_sums(wrote.long(), members), run_sums(counts, members)  # (all members,)
-        values = _values(groups)
+        values = float64([value for step in all_steps(groups) for value in step.values or ()])
+        assert len(values) == int(counts.sum()), "the critic fills values when there is one"
         if self.level == "turn":
             first = values[(counts.cumsum(0) - counts)[wrote]]  # value at each turn's first token
             found = gae(
@@ -107,10 +108,3 @@ class PPO(Algorithm):
         if self.level == "bilevel":
             return bilevel_gae(earned, values, counts, turns, (self.gamma, self.lam), (self.turn_gamma, self.turn_lam))
         return gae(earned.tolist(), values.tolist(), self.gamma, self.lam, tokens.tolist())
-
-
-def _values(groups: Sequence[Group]) -> Tensor:
-    """(all policy tokens,) the critic's."""
-    found = [step.values for step in all_steps(groups) if step.num_policy_tokens]
-    assert None not in found, "the critic fills values when there is one"
-    return float64([value for values in found for value in values or ()])

@@ -202,6 +202,45 @@ def test_many_steps(algorithm: Algorithm, steps: int) -> None:
     assert all(a.isfinite().all() for a in found)
 
 
+@every_algorithm
+def test_many_groups_at_once_give_what_one_at_a_time_does(algorithm: Algorithm) -> None:
+    group = one_group(trajectory(("start", 1.0), ("door", 2.0), success=True), trajectory(("start", 0.5), tokens=2))
+    other = one_group(trajectory(("start", 3.0)), trajectory(), trajectory(("door", 1.0), ("start", 0.0)))
+    if type(algorithm).credit is Algorithm.credit:
+        found = [a for part in algorithm.batch_advantages([group, other]) for a in part]
+        close(found, [*algorithm.advantages(group), *algorithm.advantages(other)], atol=0)
+
+
+class OwnRule(Algorithm):
+    def advantages(self, group: Group) -> list[Tensor]:
+        return [torch.full((len(t.steps),), t.episode_return) for t in group]
+
+
+class OneMore(GiGPO):
+    def advantages(self, group: Group) -> list[Tensor]:
+        return [a + 1 for a in super().advantages(group)]
+
+
+class Doubled(NGRPO):
+    def episode_advantages(self, group: Group) -> Tensor:
+        return 2 * super().episode_advantages(group)
+
+
+def test_a_rule_for_one_group_is_all_that_an_algorithm_needs() -> None:
+    groups = [one_group(trajectory(("s", 1.0), ("t", 1.0)), trajectory(("u", 0.0))), one_group(trajectory(("s", 3.0)))]
+    found = [c.advantages.tolist() for group in OwnRule().credit(groups) for c in group]
+    assert found == [[2.0, 2.0], [0.0], [3.0]]
+    for changed, plain in ((OneMore(), GiGPO()), (Doubled(), NGRPO())):
+        before = [c.advantages for group in plain.credit(groups) for c in group]
+        after = [c.advantages for group in changed.credit(groups) for c in group]
+        close(after, [a + 1 if isinstance(changed, OneMore) else 2 * a for a in before], atol=0)
+
+
+def test_an_algorithm_without_any_rule_says_so() -> None:
+    with pytest.raises(NotImplementedError, match=r"defines none of advantages\(\), step_advantages\(\) and credit"):
+        Algorithm().credit([one_group(trajectory(("s", 1.0)))])
+
+
 # --- single algorithms ------------------------------------------------------------------------------------------------
 
 

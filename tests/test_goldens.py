@@ -402,7 +402,7 @@ class TestGraphGPO:
     def test_distances(self) -> None:
         state, after, goal = _edges([self.group])
         names = dict(zip(state.tolist(), states(self.group), strict=True)) | {goal: "GOAL"}
-        distances = _distances(state.tolist(), after.tolist(), goal)
+        distances = _distances(state, after, goal)
         found = {names[place]: d for place, d in enumerate(distances) if d >= 0}
         assert found == self.case["expected"]["distance_to_goal"]
 
