@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from agentgrpo.algorithm import Algorithm, State
 from agentgrpo.config import TrainConfig
 from agentgrpo.context import ChatFormat
+from agentgrpo.curriculum import Curriculum
+from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.guided import GuidedPlayer
+from agentgrpo.mix import Mix
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import Player, PolicyPlayer, RolloutRunner, Task
+from agentgrpo.rollout import Player, PolicyPlayer, RolloutRunner
 from agentgrpo.samplers.base import Sampler
-from agentgrpo.seeding import training_task_seed
 from agentgrpo.types import Group
 
 
@@ -46,30 +48,26 @@ class Collector:
         self._sampler = sampler
         self._chat = chat
         self._scorer = scorer
+        self.curriculum = Curriculum(config.curriculum, Mix(config.environments, config.seed), config.seed)
 
-    def collect(self, update: int, state: State) -> Experience:
-        """Groups of one update; which tasks and which noise depends on seed, update and position only."""
+    def collect(self, update: int, state: State, curriculum: CurriculumState) -> Experience:
+        """Groups of one update; which tasks and which noise depends on seed, update, position and the states only."""
         c = self._config
         guidance = self._algorithm.guidance(state, c.group_size)
         groups: list[Group] = []
         kept: list[Group] = []
         rounds = 0
         while len(kept) < c.groups_per_update and rounds <= self._algorithm.resample_rounds:
-            tasks = self._tasks(update, len(groups), c.groups_per_update - len(kept))
+            missing = c.groups_per_update - len(kept)
+            tasks = self.curriculum.tasks(curriculum, update, len(groups), missing, c.groups_per_update)
             found = self._runner.collect(self._player(guidance), tasks, c.group_size, guidance)
             groups += self._scorer.score(found)
             kept = [g for g, stays in zip(groups, self._algorithm.keep(groups), strict=True) if stays]
             rounds += 1
         return Experience(tuple(groups), tuple(kept), rounds)
 
-    def _tasks(self, update: int, first: int, count: int) -> list[Task]:
-        seed = self._config.seed
-        return [
-            Task(training_task_seed(seed, update, i), (seed, "train", update, i)) for i in range(first, first + count)
-        ]
-
     def _player(self, guidance: Sequence[int]) -> Player:
         params = self._config.rollout.params()
         if not any(guidance):
             return PolicyPlayer(self._sampler, params)
-        return GuidedPlayer(self._sampler, params, self._chat, self._runner.runner)
+        return GuidedPlayer(self._sampler, params, self._chat, self._runner.pools)

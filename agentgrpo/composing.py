@@ -69,7 +69,10 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
-    """Adds ``env=custom`` and ``algorithm=custom`` where an override names the user's own.
+    """Adds what some overrides leave unsaid.
+
+    ``env=[a,b]`` puts each environment under ``envs``. Where an override names the user's own environment or algorithm,
+    ``env=custom`` or ``algorithm=custom`` goes with it.
 
     Otherwise they would be made with the arguments of the default environment and the default algorithm. The fields of
     the user's algorithm stand in no yaml, so they are added.
@@ -83,6 +86,11 @@ def complete(overrides: Sequence[str]) -> list[str]:
         own = [o.key_or_group.startswith("algorithm.") and o.key_or_group != "algorithm.name" for o in parsed]
         lines = [f"+{line.lstrip('+')}" if added else line for line, added in zip(lines, own, strict=True)]
         lines = ["algorithm=custom", *lines]
+    several = next((o for o in parsed if o.key_or_group == "env" and isinstance(o.value(), list)), None)
+    if several is not None:
+        names = _values(several)
+        lines = [line for line, o in zip(lines, _parse(lines), strict=True) if o.key_or_group != "env"]
+        return ["env=mix", f"env.name={'-'.join(names)}", *(f"+env@envs.{name}={name}" for name in names), *lines]
     return ["env=custom", *lines] if "env.id" in keys and "env" not in keys else lines
 
 

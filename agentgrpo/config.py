@@ -24,8 +24,14 @@ class EnvConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     instructions: str = ""
     action_pattern: str | None = None
+    execution: str = "inline"
+    workers: int = 8
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
+        one_of("env.execution", self.execution, ("inline", "thread", "process"))
+        at_least("env.workers", self.workers, 1)
+        above("env.weight", self.weight, 0)
         if self.action_pattern is None:
             return
         try:
@@ -185,10 +191,28 @@ class LogConfig:
 
 
 @dataclass
+class CurriculumConfig:
+    kind: str
+    num_tasks: int
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        one_of("curriculum.kind", self.kind, ("static", "success_band"))
+        at_least("curriculum.num_tasks", self.num_tasks, 1)
+        within("curriculum.low", self.low, "[0, 1]")
+        within("curriculum.high", self.high, "[0, 1]")
+        if self.low >= self.high:
+            raise ValueError(f"curriculum.low must be below curriculum.high, got {self.low:g} and {self.high:g}.")
+
+
+@dataclass
 class TrainConfig:
     """Everything that ``train`` reads. Built by :func:`parse`, after which every value has been checked."""
 
     env: EnvConfig
+    envs: dict[str, EnvConfig]
+    curriculum: CurriculumConfig
     algorithm: dict[str, Any]
     reward: dict[str, Any]
     model: ModelConfig
@@ -214,8 +238,18 @@ class TrainConfig:
         at_least("groups_per_update", self.groups_per_update, 1)
         at_least("group_size", self.group_size, 1)
         above("memory_gb", 1.0 if self.memory_gb is None else self.memory_gb, 0)
+        if self.curriculum.kind != "static" and self.curriculum.num_tasks < self.groups_per_update:
+            raise ValueError(
+                f"curriculum.num_tasks={self.curriculum.num_tasks} is less than the {self.groups_per_update} tasks of "
+                "an update (groups_per_update). Set it to several times as many."
+            )
         if self.model.kind == "hf" and not self.model.path:
             raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
+
+    @property
+    def environments(self) -> dict[str, EnvConfig]:
+        """The environments by name: one, or those of ``env=[a,b]``."""
+        return self.envs or {self.env.name: self.env}
 
 
 def parse(config: DictConfig) -> TrainConfig:

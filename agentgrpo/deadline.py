@@ -23,7 +23,7 @@ class Failure:
     timed_out: bool = False
 
 
-class _Abandoned(BaseException):
+class Abandoned(BaseException):
     """Raised inside a thread whose call outlasted its deadline. No ``except Exception`` in the way catches it."""
 
 
@@ -104,12 +104,12 @@ class DeadlineRunner:
         assert self._thread is not None
         thread, self._thread = self._thread, None
         # Without this a `while True` in an environment would take its share of the interpreter for ever.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Abandoned))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Abandoned))
 
 
 def _serve(jobs: queue.SimpleQueue[_Job[object] | None]) -> None:
     try:
         while (job := jobs.get()) is not None and job.run():
             pass
-    except _Abandoned:
+    except Abandoned:
         return

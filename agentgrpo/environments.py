@@ -1,40 +1,56 @@
-"""Making environments from configuration, and what may be asked of one besides ``reset`` and ``step``."""
+"""Making environments, and what may be asked of one besides ``reset`` and ``step``.
+
+Imports no model code: a process that holds one environment loads in a fraction of a second.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from functools import partial
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 
 from agentgrpo.checks import did_you_mean
-from agentgrpo.config import EnvConfig
 from agentgrpo.deadline import DeadlineRunner, Failure
+
+if TYPE_CHECKING:
+    from agentgrpo.config import EnvConfig
 
 Env = gym.Env[str, str]
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 
 
 def make_env(config: EnvConfig) -> Env:
-    """A new environment.
+    """A new environment: an object here, or a stand-in for one in a process of its own (``execution=process``).
 
     Raises:
         ValueError: no such id, module or keyword argument; a missing optional package.
     """
+    if config.execution == "process":
+        from agentgrpo.remote_env import RemoteEnv
+
+        return RemoteEnv(config.id, config.kwargs)
+    return make(config.id, config.kwargs)
+
+
+def make(env_id: str, kwargs: Mapping[str, Any]) -> Env:
+    """A new environment in this process; raises as :func:`make_env` does."""
     importlib.import_module("agentgrpo.envs")
     try:
-        return gym.make(config.id, disable_env_checker=True, **config.kwargs)
+        return gym.make(env_id, disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
-        raise ValueError(unknown_env_message(config.id)) from error
+        raise ValueError(unknown_env_message(env_id)) from error
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"Environment {config.id!r} cannot be imported: {error}. Your own is named 'module:Name-v0', "
+            f"Environment {env_id!r} cannot be imported: {error}. Your own is named 'module:Name-v0', "
             "e.g. env.id=my_module:Maze-v0: run from the folder that holds my_module.py, and install what it imports."
         ) from error
-    except (gym.error.Error, TypeError, ValueError, ImportError) as error:
-        raise ValueError(f"Environment {config.id!r} with env.kwargs={dict(config.kwargs)}: {error}") from error
+    except (gym.error.Error, TypeError, ValueError, ImportError, OSError) as error:
+        raise ValueError(f"Environment {env_id!r} with env.kwargs={dict(kwargs)}: {error}") from error
 
 
 def unknown_env_message(env_id: str) -> str:
@@ -50,7 +66,12 @@ def unknown_env_message(env_id: str) -> str:
 
 def checked_reset(env: Env, seed: int, noise_seed: int) -> tuple[str, dict[str, Any]]:
     """``env.reset`` whose observation is certainly a text."""
-    observation, info = env.reset(seed=seed, options={"noise_seed": noise_seed})
+    return checked_reset_call(env, seed, {"noise_seed": noise_seed})
+
+
+def checked_reset_call(env: Env, seed: int | None, options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """The same with all of gymnasium's arguments."""
+    observation, info = env.reset(seed=seed, options=options)
     _check_text("reset", observation)
     _check_info("reset", info)
     return observation, info
@@ -109,6 +130,9 @@ def reference_trace(info: dict[str, Any]) -> str | None:
     return None if trace is None else str(trace)
 
 
+_PROBES = 3
+
+
 @dataclass(frozen=True, slots=True)
 class EnvFacts:
     """What an environment offers besides ``reset`` and ``step``."""
@@ -122,17 +146,20 @@ class EnvFacts:
 def probe(config: EnvConfig, max_turns: int, timeout: float) -> EnvFacts:
     """Plays one short episode before anything expensive happens.
 
+    An environment that fails now and then is the runner's affair: the first of three tries that goes well is enough.
+
     Raises:
         ValueError: the environment cannot be made, raises, hangs, returns no text, or does not end; with what to do.
     """
     env = make_env(config)
-    runner = DeadlineRunner(timeout)
+    # The deadline is one step's, so the whole probe gets it for every one of its calls.
+    runner = DeadlineRunner(timeout * (max_turns + 2))
     given: dict[str, Any] = {}
 
-    def episode() -> str:
-        first, info = checked_reset(env, 0, 0)
+    def episode(noise_seed: int) -> str:
+        first, info = checked_reset(env, 0, noise_seed)
         given.update(info)
-        again, info = checked_reset(env, 0, 0)
+        again, info = checked_reset(env, 0, noise_seed)
         if again != first:
             return (
                 f"two resets with the same seed gave different observations ({first[:80]!r} and {again[:80]!r}). All "
@@ -148,9 +175,10 @@ def probe(config: EnvConfig, max_turns: int, timeout: float) -> EnvFacts:
             "limit, let gymnasium do it with +env.kwargs.max_episode_steps=50, or raise rollout.max_turns."
         )
 
-    # The deadline is one step's, so the whole probe gets it for every one of its calls.
-    runner.timeout = timeout * (max_turns + 2)
-    result = runner.run([episode])[0]
+    for attempt in range(_PROBES):
+        result = runner.run([partial(episode, attempt)])[0]
+        if result == "" or (isinstance(result, Failure) and result.timed_out):
+            break
     has_expert = reference_trace(given) is not None or attribute(env, "oracle_actions") is not None
     facts = EnvFacts(attribute(env, "max_return"), has_expert, frozenset(given))
     env.close()

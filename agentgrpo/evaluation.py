@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,22 @@ class Panel:
     """SHA-256 over the environment's id, arguments, seeds and first observations: equal hash, equal tasks."""
 
 
-def make_panel(env_config: EnvConfig, num_tasks: int) -> Panel:
-    """The first ``num_tasks`` tasks of an environment's panel: the same for every run, seed and machine."""
+def make_panel(envs: Mapping[str, EnvConfig], num_tasks: int) -> Panel:
+    """The first ``num_tasks`` tasks of each environment's panel: the same for every run, seed and machine."""
+    panels = [_panel(name, env, num_tasks) for name, env in envs.items()]
+    if len(panels) == 1:
+        return panels[0]
+    together = hashlib.sha256("".join(panel.hash for panel in panels).encode()).hexdigest()
+    return Panel(", ".join(p.name for p in panels), tuple(task for p in panels for task in p.tasks), together)
+
+
+def _panel(name: str, env_config: EnvConfig, num_tasks: int) -> Panel:
     seeds = [panel_task_seed(env_config.id, i) for i in range(num_tasks)]
     env = make_env(env_config)
     starts = [checked_reset(env, seed, 0)[0] for seed in seeds]
     env.close()
     identity = json.dumps([env_config.id, env_config.kwargs, seeds, starts], sort_keys=True, default=str)
-    tasks = tuple(Task(seed, ("panel", env_config.id, i)) for i, seed in enumerate(seeds))
+    tasks = tuple(Task(seed, ("panel", env_config.id, i), name) for i, seed in enumerate(seeds))
     return Panel(env_config.id, tasks, hashlib.sha256(identity.encode()).hexdigest())
 
 
@@ -54,6 +63,14 @@ class Evaluation:
         return sum(self.outcomes) / len(self.outcomes)
 
     @property
+    def by_env(self) -> dict[str, float]:
+        """Success by environment, where there are several."""
+        outcomes: dict[str, list[bool]] = {}
+        for group, outcome in zip(self.groups, self.outcomes, strict=True):
+            outcomes.setdefault(group.env, []).append(outcome)
+        return {name: sum(o) / len(o) for name, o in outcomes.items()} if len(outcomes) > 1 else {}
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95% interval of the success rate over tasks (Wilson); it does not cover the spread over training seeds."""
         ci = binomtest(sum(self.outcomes), len(self.outcomes)).proportion_ci(method="wilson")
@@ -68,6 +85,7 @@ class Evaluation:
             "success_high": high,
             "return_mean": self.return_mean,
             "num_tasks": len(self.outcomes),
+            **({"by_env": self.by_env} if self.by_env else {}),
         }
 
 

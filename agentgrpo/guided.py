@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from agentgrpo.context import ChatFormat
-from agentgrpo.deadline import DeadlineRunner, Failure
+from agentgrpo.deadline import Failure
+from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import oracle_plan, reference_trace
 from agentgrpo.rollout import Episode
 from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
@@ -26,13 +27,13 @@ class GuidedPlayer:
     Args:
         params: of every turn; what an expert gave counts towards the limit of tokens.
         chat: turns the expert's text into token ids.
-        runner: keeps an oracle that hangs from stopping the run.
+        pools: keeps an oracle that hangs from stopping the run.
     """
 
     sampler: Sampler
     params: SamplingParams
     chat: ChatFormat
-    runner: DeadlineRunner
+    pools: EnvPools
 
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
         """One completion per episode, in order: the expert's where it still leads, else the policy's."""
@@ -54,7 +55,7 @@ class GuidedPlayer:
         """Turns that the oracle plays, by ``id`` of the episode. The last action to the goal is always the policy's."""
         asked = [e for e in episodes if len(e.steps) < e.guidance and _still_led(e)]
         out: dict[int, Completion] = {}
-        for episode, plan in zip(asked, self.runner.run([partial(oracle_plan, e.env) for e in asked]), strict=True):
+        for episode, plan in zip(asked, self.pools.run([partial(oracle_plan, e.env) for e in asked]), strict=True):
             if isinstance(plan, Failure):
                 raise ValueError(f"The oracle of the environment failed on task {episode.task.seed}: {plan.error}")
             if len(plan) > 1:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agentgrpo import checkpoint, environments, models
 from agentgrpo.checks import did_you_mean
-from agentgrpo.config import TrainConfig, parse
+from agentgrpo.config import EnvConfig, TrainConfig, parse
 from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
 from agentgrpo.evaluation import evaluate, make_panel
 from agentgrpo.rewards import RewardScorer, build_terms
@@ -25,7 +25,7 @@ def evaluate_command(config: DictConfig) -> int:
     """Prints held-out success of a run's checkpoint, or of a model that was not trained here."""
     c = _parse(config)
     made, name = _load(c, config)
-    panel = make_panel(c.env, c.eval.num_tasks)
+    panel = make_panel(c.environments, c.eval.num_tasks)
     sampler = build_sampler(c, made)
     player = PolicyPlayer(sampler, c.rollout.params(c.eval.temperature))
     result = evaluate(build_runner(c, made), player, panel, RewardScorer(build_terms(c.reward)))
@@ -33,6 +33,8 @@ def evaluate_command(config: DictConfig) -> int:
     print(f"policy    {name}")
     print(f"panel     {panel.name}, {len(panel.tasks)} tasks, hash {panel.hash[:16]}")
     print(f"success   {result.success:.3f}  95% interval [{low:.3f}, {high:.3f}], temperature {c.eval.temperature:g}")
+    for env, success in result.by_env.items():
+        print(f"  {env:<20}{success:.3f}")
     print(f"return    {result.return_mean:.3f}  turns {result.turns_mean:.1f}")
     return 0
 
@@ -42,14 +44,16 @@ def play_command(config: DictConfig) -> int:
     c = _parse(config)
     console = Console(highlight=False)
     first = int(config.task)
-    tasks = make_panel(c.env, first + int(config.episodes)).tasks[first:]
+    count = int(config.episodes)
+    panels = [make_panel({name: env}, first + count).tasks[first:] for name, env in c.environments.items()]
     if not config.run_dir:
-        return _play_by_hand(c, [t.seed for t in tasks], console)
+        return _play_by_hand(c.env, [t.seed for t in panels[0]], console)
     made, name = _load(c, config)
-    console.print(f"{name} plays {c.env.id}", markup=False)
+    console.print(f"{name} plays {', '.join(env.id for env in c.environments.values())}", markup=False)
+    tasks = [task for panel in panels for task in panel]
     player = PolicyPlayer(build_sampler(c, made), c.rollout.params(c.eval.temperature))
     for group in build_runner(c, made).collect(player, tasks, group_size=1):
-        console.rule(f"task {group.task_seed}")
+        console.rule(f"{group.env} task {group.task_seed}")
         _show(group.trajectories[0], console)
     return 0
 
@@ -60,7 +64,8 @@ def _parse(config: DictConfig) -> TrainConfig:
         plain.pop(key, None)
     plain["run_dir"] = plain["run_dir"] or ""
     c = parse(OmegaConf.create(plain))
-    environments.probe(c.env, c.rollout.max_turns, c.rollout.step_timeout)
+    for env in c.environments.values():
+        environments.probe(env, c.rollout.max_turns, c.rollout.step_timeout)
     return c
 
 
@@ -106,9 +111,9 @@ def _show(trajectory: Trajectory, console: Console) -> None:
     console.print(f"{outcome}, return {trajectory.episode_return:g}, {trajectory.status}", style="dim", markup=False)
 
 
-def _play_by_hand(c: TrainConfig, seeds: list[int], console: Console) -> int:
-    env = make_env(c.env)
-    console.print(c.env.instructions, markup=False, style="dim")
+def _play_by_hand(env_config: EnvConfig, seeds: list[int], console: Console) -> int:
+    env = make_env(env_config)
+    console.print(env_config.instructions, markup=False, style="dim")
     console.print("Write an action and press Enter; ? asks the oracle, an empty line lists what can be done, q ends.")
     for seed in seeds:
         console.rule(f"task {seed}")

@@ -19,6 +19,10 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
         metrics["guided/success"] = _mean([t.success for t in guided])
         metrics["guided/return_mean"] = _mean([t.episode_return for t in guided])
         metrics["guided/expert_tokens_mean"] = _mean([sum(s.num_guided for s in t.steps) for t in guided])
+    names = {g.env for g in experience.groups}
+    if len(names) > 1:
+        for name in sorted(names):
+            metrics |= _of_env(name, [g for g in experience.groups if g.env == name])
     metrics["rollout/kept_group_share"] = len(experience.kept) / max(len(experience.groups), 1)
     metrics["rollout/num_rounds"] = experience.num_rounds
     return metrics
@@ -47,6 +51,17 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     for name in RolloutStatus:
         metrics[f"rollout/{name}_share"] = status[name] / max(len(episodes), 1)
     return metrics | _group_metrics(groups) | _diversity_metrics(groups) | _term_metrics(known)
+
+
+def _of_env(name: str, groups: Sequence[Group]) -> dict[str, float]:
+    """What tells environments of one run apart, named ``rollout/ENV/...``."""
+    found = rollout_metrics(groups)
+    shown = ("success", "return_mean", "turns_mean", "valid_action_share", "zero_variance_share")
+    crashed = found["rollout/env_error_share"] + found["rollout/env_timeout_share"]
+    return {f"rollout/{name}/{key}": found[f"rollout/{key}"] for key in shown} | {
+        f"rollout/{name}/crashed_share": crashed,
+        f"rollout/{name}/num_groups": float(len(groups)),
+    }
 
 
 def algorithm_metrics(state: State) -> dict[str, float]:

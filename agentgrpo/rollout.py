@@ -1,23 +1,28 @@
-"""Plays groups of episodes in lock-step: one generation batch per turn, without the episodes that have ended."""
+"""Plays groups of episodes: whoever has been answered by its environment is answered by the policy, nobody waits.
+
+Environments that answer at once (``execution=inline``) go in lock-step: one generation batch per turn, without the
+episodes that have ended. Slow ones step side by side in threads or processes, and the policy writes for those that are
+ready meanwhile.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import Conversation
-from agentgrpo.deadline import DeadlineRunner, Failure
+from agentgrpo.deadline import Failure
+from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import (
     Env,
     StepResult,
-    attribute,
     checked_reset,
     checked_step,
-    make_env,
     plain_entries,
 )
 from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
@@ -34,28 +39,41 @@ class Task:
     """Given to ``env.reset``, the same for all members of the group."""
     coordinates: tuple[int | str, ...]
     """Names the task's randomness: with slot, turn and position they give every uniform that a token is drawn with."""
+    env: str = ""
+    """Name of the environment, where a run has several; empty: the only one."""
 
 
 @dataclass(slots=True)
 class Episode:
     """An episode while it is played."""
 
-    env: Env
     conversation: Conversation
     task: Task
     slot: int
+    group: int = 0
+    """Which of the groups under way it belongs to."""
     guidance: int = 0
     """Turns (tokens, in single-turn tasks) that an expert leads in with."""
+    held: Env | None = None
+    """The environment while the episode is under way."""
     observation: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    started: bool = False
+    """True once the environment has answered its reset."""
     pending: Step = field(default_factory=lambda: Step(""))
-    """The turn under way: observation and prompt are known, the action is not."""
+    """The turn under way: observation and prompt are known, and what was answered once that is with the environment."""
     steps: list[Step] = field(default_factory=list)
     status: RolloutStatus | None = None
     success: bool | None = None
     error: str = ""
     task_info: dict[str, Any] = field(default_factory=dict)
     """What can be written down of ``info`` at reset."""
+
+    @property
+    def env(self) -> Env:
+        """The environment of an episode under way."""
+        assert self.held is not None
+        return self.held
 
     @property
     def noise_key(self) -> int:
@@ -100,32 +118,30 @@ class RolloutRunner:
     """Owns the environments and plays groups in them.
 
     Args:
-        env_config: which environment, and how an action is read from the policy's text.
+        envs: the environments by name, and how an action is read from the policy's text.
         config: limits.
-        new_conversation: makes an episode's context.
+        new_conversation: makes the context of an episode of the named environment.
         decode: token ids of an answer -> text.
         context_length: most tokens that a sequence may have.
     """
 
     def __init__(
         self,
-        env_config: EnvConfig,
+        envs: Mapping[str, EnvConfig],
         config: RolloutConfig,
-        new_conversation: Callable[[], Conversation],
+        new_conversation: Callable[[str], Conversation],
         decode: Callable[[tuple[int, ...]], str],
         context_length: int,
     ) -> None:
-        self._env_config = env_config
         self._config = config
         self._new_conversation = new_conversation
         self._decode = decode
         self._context_length = context_length
-        self._action = re.compile(env_config.action_pattern) if env_config.action_pattern else None
-        self.runner = DeadlineRunner(config.step_timeout)
-        self._envs: list[Env] = []
-        probe = self._take_env()
-        self.max_return: float | None = attribute(probe, "max_return")
-        self._envs.append(probe)
+        self._only = next(iter(envs))
+        self._actions = {
+            name: re.compile(env.action_pattern) if env.action_pattern else None for name, env in envs.items()
+        }
+        self.pools = EnvPools(envs, config.step_timeout)
         self.num_env_steps = 0
 
     def collect(
@@ -138,58 +154,113 @@ class RolloutRunner:
         Raises:
             ValueError: members of a group do not start from the same observation.
         """
+        tasks = [task if task.env else replace(task, env=self._only) for task in tasks]
         episodes = [
-            Episode(self._take_env(), self._new_conversation(), task, slot, guidance[slot] if guidance else 0)
-            for task in tasks
+            Episode(self._new_conversation(task.env), task, slot, group, guidance[slot] if guidance else 0)
+            for group, task in enumerate(tasks)
             for slot in range(group_size)
         ]
-        self._reset(episodes)
-        members = [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
-        for group in members:
-            self._check_same_start(group)
-        while active := [e for e in episodes if e.status is None and self._fits(e)]:
-            completions = player.act(active)
-            with phase("episodes"):
-                self._play_turn(active, completions)
-        groups = [
-            Group(tuple(e.finish(self.max_return) for e in group), group[0].task.seed, self.max_return)
-            for group in members
-        ]
-        # An environment that failed may be in any state, or still busy: it is not used again.
-        self._envs += [e.env for e in episodes if e.status is not None and not e.status.crashed]
+        self._play(player, episodes)
+        groups = []
+        for i, task in enumerate(tasks):
+            members = episodes[i * group_size : (i + 1) * group_size]
+            best = self.pools.max_return(task.env)
+            groups.append(Group(tuple(e.finish(best) for e in members), task.seed, best, task.env))
         return groups
 
     def close(self) -> None:
         """Closes every environment."""
-        for env in self._envs:
-            env.close()
-        self._envs = []
+        self.pools.close()
 
-    def _take_env(self) -> Env:
-        return self._envs.pop() if self._envs else make_env(self._env_config)
+    # --- the loop -------------------------------------------------------------------------------------------------
 
-    def _reset(self, episodes: Sequence[Episode]) -> None:
-        calls = [
-            partial(checked_reset, e.env, e.task.seed, derive(*e.task.coordinates, e.slot, "environment") >> 1)
-            for e in episodes
-        ]
-        with phase("environments"):
-            results = self.runner.run(calls)
-        for episode, result in zip(episodes, results, strict=True):
+    def _play(self, player: Player, episodes: Sequence[Episode]) -> None:
+        waiting = deque(episodes)
+        starts: dict[int, str] = {}
+        ready: list[Episode] = []
+        try:
+            while waiting or ready or self.pools.num_pending:
+                self._start(waiting)
+                with phase("environments"):
+                    finished = self.pools.finished(wait=not ready)
+                with phase("episodes"):
+                    for episode, result in finished:
+                        self._take(episode, result, starts)
+                    ready += [e for e, _ in finished if e.status is None and self._fits(e)]
+                    for episode, _ in finished:
+                        self._let_go_if_over(episode)
+                if ready:
+                    # In the order of the tasks, whoever came first: a batch does not depend on it more than it must.
+                    ready.sort(key=lambda e: (e.group, e.slot))
+                    completions = player.act(ready)
+                    with phase("episodes"):
+                        self._submit_turns(ready, completions)
+                    ready = []
+        except BaseException:
+            self.pools.abandon()  # calls may be under way, and their environments half way through a step
+            raise
+
+    def _start(self, waiting: deque[Episode]) -> None:
+        """Resets an environment for each episode that there is one for; the others wait until one is free."""
+        for _ in range(len(waiting)):
+            episode = waiting.popleft()
+            episode.held = self.pools.take(episode.task.env)
+            if episode.held is None:
+                waiting.append(episode)
+                continue
+            noise_seed = derive(*episode.task.coordinates, episode.slot, "environment") >> 1
+            call = partial(checked_reset, episode.held, episode.task.seed, noise_seed)
+            self.pools.submit(episode.task.env, episode, call, episode.held)
+
+    def _submit_turns(self, episodes: Sequence[Episode], completions: Sequence[Completion]) -> None:
+        for episode, completion in zip(episodes, completions, strict=True):
+            text = self._decode(completion.token_ids)
+            action = self._read_action(episode.task.env, text)
+            episode.conversation.answer(completion.token_ids, action)
+            episode.pending = replace(
+                episode.pending,
+                text=text,
+                action=action,
+                action_ids=completion.token_ids,
+                num_guided=completion.num_guided,
+                logprobs=completion.logprobs,
+                stop_reason=completion.stop_reason,
+            )
+            self.pools.submit(episode.task.env, episode, partial(checked_step, episode.env, action), episode.env)
+
+    def _take(self, episode: Episode, result: Any, starts: dict[int, str]) -> None:
+        """Takes what an environment answered: to its reset, or to a turn."""
+        if not episode.started:
+            episode.started = True
             if isinstance(result, Failure):
                 episode.fail(result)
-            else:
-                episode.task_info = plain_entries(result[1])
-                self._observe(episode, *result)
+                return
+            episode.task_info = plain_entries(result[1])
+            self._observe(episode, *result)
+            self._check_same_start(episode, starts)
+            return
+        self.num_env_steps += 1
+        if isinstance(result, Failure):
+            episode.steps.append(episode.pending)
+            episode.fail(result)
+        else:
+            self._take_result(episode, episode.pending, result)
 
-    def _check_same_start(self, group: Sequence[Episode]) -> None:
-        starts = {e.observation for e in group if e.status is None}
-        if len(starts) > 1:
-            one, other, *_ = sorted(starts)
+    def _let_go_if_over(self, episode: Episode) -> None:
+        if episode.status is not None:
+            # An environment that failed may be in any state, or still busy: it is not used again.
+            self.pools.give_back(episode.task.env, episode.env, usable=not episode.status.crashed)
+
+    # --- what an answer means -------------------------------------------------------------------------------------
+
+    def _check_same_start(self, episode: Episode, starts: dict[int, str]) -> None:
+        one = starts.setdefault(episode.group, episode.observation)
+        if one != episode.observation:
             raise ValueError(
-                f"Environment {self._env_config.id!r} gave the members of one group different tasks for seed "
-                f"{group[0].task.seed}: {one[:80]!r} and {other[:80]!r}. reset(seed=s) must draw the task from "
-                "self.np_random only; noise that may differ between members belongs to options['noise_seed']."
+                f"Environment {self.pools.env_id(episode.task.env)!r} gave the members of one group different tasks "
+                f"for seed {episode.task.seed}: {one[:80]!r} and {episode.observation[:80]!r}. reset(seed=s) must "
+                "draw the task from self.np_random only; noise that may differ between members belongs to "
+                "options['noise_seed']."
             )
 
     def _fits(self, episode: Episode) -> bool:
@@ -210,31 +281,6 @@ class RolloutRunner:
             anchor=None if anchor is None else str(anchor),
         )
 
-    def _play_turn(self, episodes: Sequence[Episode], completions: Sequence[Completion]) -> None:
-        texts = [self._decode(c.token_ids) for c in completions]
-        actions = [self._read_action(text) for text in texts]
-        calls = [partial(checked_step, e.env, action) for e, action in zip(episodes, actions, strict=True)]
-        with phase("environments"):
-            results = self.runner.run(calls)
-        self.num_env_steps += len(results)
-        turns = zip(episodes, completions, texts, actions, results, strict=True)
-        for episode, completion, text, action, result in turns:
-            episode.conversation.answer(completion.token_ids, action)
-            turn = replace(
-                episode.pending,
-                text=text,
-                action=action,
-                action_ids=completion.token_ids,
-                num_guided=completion.num_guided,
-                logprobs=completion.logprobs,
-                stop_reason=completion.stop_reason,
-            )
-            if isinstance(result, Failure):
-                episode.steps.append(turn)
-                episode.fail(result)
-            else:
-                self._take_result(episode, turn, result)
-
     def _take_result(self, episode: Episode, turn: Step, result: StepResult) -> None:
         observation, reward, terminated, truncated, info = result
         valid = bool(info.get("valid_action", True))
@@ -246,7 +292,8 @@ class RolloutRunner:
         else:
             self._observe(episode, observation, info)
 
-    def _read_action(self, text: str) -> str:
-        match = self._action.search(text) if self._action else None
+    def _read_action(self, env: str, text: str) -> str:
+        pattern = self._actions[env]
+        match = pattern.search(text) if pattern else None
         # The last group that took part, so that alternatives may have one each.
         return (match[match.lastindex] if match and match.lastindex else text).strip()

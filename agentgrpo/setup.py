@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,13 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    chat: ChatFormat
+    chats: Mapping[str, ChatFormat]
+    """By environment: each has instructions of its own."""
+
+    @property
+    def chat(self) -> ChatFormat:
+        """Any of them: they differ in their instructions alone."""
+        return next(iter(self.chats.values()))
 
 
 def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> Policy:
@@ -38,17 +45,18 @@ def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> Policy:
     else:
         assert config.model.path is not None
         model, tokenizer = models.load(config.model.path)
-    chat = ChatFormat(tokenizer, config.env.instructions)
-    make_conversation(chat, config.context.kind, config.context.window_turns)  # refuses an unsuitable template
-    return Policy(model, tokenizer, chat)
+    chats = {name: ChatFormat(tokenizer, env.instructions) for name, env in config.environments.items()}
+    for chat in chats.values():
+        make_conversation(chat, config.context.kind, config.context.window_turns)  # refuses an unsuitable template
+    return Policy(model, tokenizer, chats)
 
 
 def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
     """Environments and contexts for episodes of this policy."""
     return RolloutRunner(
-        config.env,
+        config.environments,
         config.rollout,
-        lambda: make_conversation(made.chat, config.context.kind, config.context.window_turns),
+        lambda env: make_conversation(made.chats[env], config.context.kind, config.context.window_turns),
         made.chat.decode,
         policy.context_length(made.model),
     )

@@ -14,12 +14,13 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import environments, memory, models, packing, timing, wording
+from agentgrpo import curriculum, environments, memory, models, packing, timing, wording
 from agentgrpo.algorithm import Algorithm, RunFacts, State
 from agentgrpo.annotation import annotate, worth
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
 from agentgrpo.collection import Collector
 from agentgrpo.config import TrainConfig, build_algorithm, parse
+from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.evaluation import Evaluation, evaluate, make_panel
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
@@ -69,13 +70,14 @@ class Trainer:
         self.display = Display(console, c.num_updates)
         self.profile = Profile(self.folder.path, console, c.num_updates) if c.profile else None
         self.scorer = RewardScorer(build_terms(c.reward))
-        env_facts = environments.probe(c.env, c.rollout.max_turns, c.rollout.step_timeout)
-        self.scorer.check(env_facts.info_keys)
-        max_return = self.scorer.max_return(env_facts.max_return)
-        steps = c.optim.epochs * c.optim.minibatches
-        self.algorithm.check(RunFacts(c.group_size, max_return, env_facts.has_expert, steps))
+        for env in c.environments.values():
+            facts = environments.probe(env, c.rollout.max_turns, c.rollout.step_timeout)
+            self.scorer.check(facts.info_keys)
+            max_return = self.scorer.max_return(facts.max_return)
+            steps = c.optim.epochs * c.optim.minibatches
+            self.algorithm.check(RunFacts(c.group_size, max_return, facts.has_expert, steps))
         models.check_path(c.model)
-        self.panel = make_panel(c.env, c.eval.num_tasks)
+        self.panel = make_panel(c.environments, c.eval.num_tasks)
         checkpoint = self._last_checkpoint()
         self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
         if c.memory_gb is not None:
@@ -116,6 +118,7 @@ class Trainer:
         self.sampler = build_sampler(c, replace(self.policy, model=self.learner.computing))
         self.collector = Collector(c, self.algorithm, self.runner, self.sampler, self.policy.chat, self.scorer)
         self.algorithm_state: State = self.algorithm.initial_state()
+        self.curriculum_state: CurriculumState = {}
         self.totals = Totals()
         self.update = 0
         self.before: dict[str, Any] | None = None
@@ -133,6 +136,7 @@ class Trainer:
         self.totals = Totals(**state["totals"])
         self.update, self.before, self.after, self.best = (state[k] for k in ("update", "before", "after", "best"))
         self.algorithm_state = state["algorithm"]
+        self.curriculum_state = curriculum.loaded(state["curriculum"])
         if self.algorithm.needs_reference:
             moved = checkpoint.folder / "reference"
             reference, _ = models.load(str(moved if moved.is_dir() else self.folder.path / "reference"))
@@ -200,7 +204,8 @@ class Trainer:
         steps, stats = self.runner.num_env_steps, self.sampler.stats
         sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
         self.sampler.sync(self.learner.computing)
-        experience = self.collector.collect(self.update, self.algorithm_state)
+        experience = self.collector.collect(self.update, self.algorithm_state, self.curriculum_state)
+        self.curriculum_state = self.collector.curriculum.measured(self.curriculum_state, experience.groups)
         collected = time.monotonic()
         groups = annotate(experience.kept, self.algorithm, self.learner)
         with phase("advantages"):
@@ -215,6 +220,7 @@ class Trainer:
             ]
         with phase("metrics"):
             metrics = experience_metrics(experience) | algorithm_metrics(self.algorithm_state)
+            metrics |= self.collector.curriculum.metrics(self.curriculum_state)
         metrics |= self.learner.update(items, self.algorithm, (c.seed, self.update))
         self.algorithm_state = self.algorithm.next_state(self.algorithm_state, experience.groups)
         if self.algorithm.reference_every and (self.update + 1) % self.algorithm.reference_every == 0:
@@ -291,6 +297,7 @@ class Trainer:
                 "eval/success_high": high,
                 "eval/return_mean": result.return_mean,
                 "eval/turns_mean": result.turns_mean,
+                **{f"eval/{name}/success": value for name, value in result.by_env.items()},
             },
         )
         self.display.say(
@@ -305,6 +312,7 @@ class Trainer:
         state = {
             "optimizer_steps": self.learner.num_steps,
             "algorithm": dict(self.algorithm_state),
+            "curriculum": self.curriculum_state,
             "totals": asdict(self.totals),
             "before": self.before,
             "after": self.after,

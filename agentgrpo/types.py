@@ -162,6 +162,8 @@ class Group:
     """Seed that all members were reset with."""
     max_return: float | None = None
     """Highest return that the environment declares possible; None when it declares none."""
+    env: str = ""
+    """Name of the environment."""
 
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)

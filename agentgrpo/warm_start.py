@@ -15,11 +15,13 @@ from functools import partial
 import torch
 
 from agentgrpo import packing
-from agentgrpo.config import TrainConfig
+from agentgrpo.config import EnvConfig, TrainConfig
 from agentgrpo.context import ChatFormat
 from agentgrpo.deadline import DeadlineRunner, Failure
+from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import checked_reset, checked_step, make_env, oracle_plan
 from agentgrpo.learner import Learner
+from agentgrpo.mix import Mix
 from agentgrpo.rollout import Episode, RolloutRunner, Task
 from agentgrpo.samplers.base import Completion
 from agentgrpo.seeding import derive, permutation, training_task_seed
@@ -35,15 +37,15 @@ class MixedPlayer:
     Args:
         chat: turns an action's text into token ids.
         oracle_share: chance of each action to be the oracle's, in [0, 1].
-        runner: keeps an oracle that hangs from stopping the run.
+        pools: keeps an oracle that hangs from stopping the run.
     """
 
     chat: ChatFormat
     oracle_share: float
-    runner: DeadlineRunner
+    pools: EnvPools
 
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
-        texts = self.runner.run([partial(self._choose, e) for e in episodes])
+        texts = self.pools.run([partial(self._choose, e) for e in episodes])
         out = []
         for episode, text in zip(episodes, texts, strict=True):
             if isinstance(text, Failure):
@@ -88,10 +90,11 @@ def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, lea
         ValueError: the environment offers nobody to imitate.
     """
     w, seed = config.warm_start, config.seed
+    mix = Mix(config.environments, seed)
     tasks = [
-        Task(training_task_seed(seed, -1, i), (seed, "warm start", i)) for i in range(w.episodes)
+        Task(training_task_seed(seed, -1, i), (seed, "warm start", i), mix.name(i)) for i in range(w.episodes)
     ]  # update -1: tasks that no update draws
-    groups = runner.collect(MixedPlayer(chat, w.oracle_share, runner.runner), tasks, group_size=1)
+    groups = runner.collect(MixedPlayer(chat, w.oracle_share, runner.pools), tasks, group_size=1)
     episodes = [group.trajectories[0] for group in groups]
     played = [t for t in episodes if t.has_return]
     items = [s for t in played for s in packing.sequences(t, Credit(torch.zeros(t.num_policy_tokens)))]
@@ -110,9 +113,13 @@ def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, lea
 
 
 def sample_texts(config: TrainConfig) -> list[str]:
-    """Texts that an agent meets and writes in the environment: what a nano tokenizer learns its words from."""
-    env = make_env(config.env)
-    texts = [config.env.instructions]
+    """Texts that an agent meets and writes in the environments: what a nano tokenizer learns its words from."""
+    return [text for env in config.environments.values() for text in _texts_of(env, config)]
+
+
+def _texts_of(env_config: EnvConfig, config: TrainConfig) -> list[str]:
+    env = make_env(env_config)
+    texts = [env_config.instructions]
 
     def play(index: int) -> None:
         rng = random.Random(derive(config.seed, "texts", index))

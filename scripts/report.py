@@ -2,7 +2,7 @@
 
 Draws held-out success and prints a Markdown table. Runs of one algorithm: a line per run against training time. Runs of
 several algorithms: seeds and their mean against updates, each algorithm at the learning rate that ended best; in the
-table all rates. Needs the extra `plot`.
+table all rates. Runs of several environments: a panel each, seeds against updates. Needs the extra `plot`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TARGET = 0.9
+SUITE_TARGET = 0.8
+"""What a small model should reach in an environment at an easy setting."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Run:
     @property
     def algorithm(self) -> str:
         return str(self.summary["algorithm"])
+
+    @property
+    def env(self) -> str:
+        return str(self.summary["env"])
 
 
 def read(run_dir: Path) -> Run:
@@ -62,6 +68,9 @@ def final(runs: list[Run]) -> float:
 
 def draw(out: Path, runs: list[Run]) -> None:
     """Writes the picture; the bands are 95% intervals over the panel's tasks."""
+    if len({run.env for run in runs}) > 1:
+        _panels(out, runs)
+        return
     figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=150)
     if len({run.algorithm for run in runs}) > 1:
         _compare(axes, runs)
@@ -74,6 +83,36 @@ def draw(out: Path, runs: list[Run]) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+
+
+def _panels(out: Path, runs: list[Run]) -> None:
+    """A small picture per environment, a line per seed."""
+    names = list(dict.fromkeys(run.env for run in runs))
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.0 * rows), dpi=150, squeeze=False, sharey=True)
+    for axes, name in itertools.zip_longest(grid.flat, names):
+        if name is None:
+            axes.set_visible(False)
+            continue
+        for run in (r for r in runs if r.env == name):
+            x, y, low, high = (
+                [r[key] for r in run.evaluations] for key in ("update", "success", "success_low", "success_high")
+            )
+            (line,) = axes.plot(x, y, lw=1.2)
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.1, lw=0)
+        axes.axhline(SUITE_TARGET, color="0.5", lw=0.8, ls="--")
+        axes.set_title(name, fontsize=9)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlim(left=0)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("updates", fontsize=9)
+    figure.supylabel("held-out success", fontsize=9)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
@@ -136,6 +175,19 @@ def rate_row(name: str, lr: float, runs: list[Run]) -> str:
     return _cells([*cells, f"{moved:.2f}", f"{spread:.2f}", f"{seconds:.0f} s"])
 
 
+def env_row(name: str, runs: list[Run]) -> str:
+    """One line of the table of several environments."""
+    ends = [run.summary["after"] for run in runs]
+    starts = ", ".join(f"{run.summary['before']['success']:.2f}" for run in runs)
+    reached = sum(end["success"] >= SUITE_TARGET for end in ends)
+    seconds = sum(run.summary["training_seconds"] for run in runs) / len(runs)
+    low, high = min(end["success_low"] for end in ends), max(end["success_high"] for end in ends)
+    seeds = ", ".join(f"{end['success']:.2f}" for end in ends)
+    end = f"**{final(runs):.2f}** ({seeds}) [{low:.2f}, {high:.2f}]"
+    updates = max(run.summary["updates"] for run in runs)
+    return _cells([name, starts, end, f"{reached} of {len(runs)}", str(updates), f"{seconds:.0f} s"])
+
+
 def _cells(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -149,6 +201,13 @@ def main() -> None:
         sys.exit(__doc__)
     runs = [read(Path(arg)) for arg in sys.argv[2:]]
     draw(Path(sys.argv[1]), runs)
+    names = list(dict.fromkeys(run.env for run in runs))
+    if len(names) > 1:
+        print(f"| environment | after the warm start | at the end: mean (seeds) [range] | at {SUITE_TARGET} |", end="")
+        print(" updates | training per run |\n|---|---|---|---|---|---|")
+        for name in names:
+            print(env_row(name, [run for run in runs if run.env == name]))
+        return
     if len({run.algorithm for run in runs}) == 1:
         print(f"| seed | after the warm start | first evaluation at {TARGET} | at the end | training | warm start |")
         print("|---|---|---|---|---|---|")

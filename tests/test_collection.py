@@ -21,7 +21,7 @@ from agentgrpo.types import Group, Step, Trajectory
 class Tasks:
     """Stands for the runner: every ``period``-th task gives a group with spread."""
 
-    runner = None
+    pools = None
 
     def __init__(self, period: int) -> None:
         self._period = period
@@ -49,14 +49,14 @@ def collector(tasks: Tasks, algorithm: Algorithm) -> Collector:
 
 def test_without_a_filter_everything_is_kept() -> None:
     tasks = Tasks(period=2)
-    found = collector(tasks, default_algorithm("grpo")).collect(0, {})
+    found = collector(tasks, default_algorithm("grpo")).collect(0, {}, {})
     assert len(found.groups) == len(found.kept) == 4
     assert found.num_rounds == 1
 
 
 def test_dropped_groups_are_replaced_until_enough_are_kept() -> None:
     tasks = Tasks(period=2)
-    found = collector(tasks, default_algorithm("dapo", resample_rounds=9)).collect(0, {})
+    found = collector(tasks, default_algorithm("dapo", resample_rounds=9)).collect(0, {}, {})
     # 4 give 2, 2 give 1, 1 gives 0 or 1: four kept after 8 tasks.
     assert len(found.kept) == 4
     assert len(found.groups) == 8
@@ -64,21 +64,21 @@ def test_dropped_groups_are_replaced_until_enough_are_kept() -> None:
 
 
 def test_replacing_is_bounded() -> None:
-    found = collector(Tasks(period=1000), default_algorithm("dapo", resample_rounds=2)).collect(0, {})
+    found = collector(Tasks(period=1000), default_algorithm("dapo", resample_rounds=2)).collect(0, {}, {})
     assert (len(found.kept), found.num_rounds, len(found.groups)) == (0, 3, 12)
 
 
 def test_the_first_tasks_do_not_depend_on_the_filter() -> None:
     plain, filtered = Tasks(2), Tasks(2)
-    collector(plain, default_algorithm("grpo")).collect(5, {})
-    collector(filtered, default_algorithm("dapo")).collect(5, {})
+    collector(plain, default_algorithm("grpo")).collect(5, {}, {})
+    collector(filtered, default_algorithm("dapo")).collect(5, {}, {})
     assert plain.asked == filtered.asked[:4]
 
 
 def test_guidance_reaches_the_runner() -> None:
     algorithm = default_algorithm("guided", guided_share=0.5, initial_length=3)
     tasks = Tasks(2)
-    collector(tasks, algorithm).collect(0, algorithm.initial_state())
+    collector(tasks, algorithm).collect(0, algorithm.initial_state(), {})
     assert set(map(tuple, tasks.guidance)) == {(3, 0)}
 
 
@@ -92,7 +92,7 @@ def test_success_is_reported_of_unguided_members_only() -> None:
         ) -> list[Group]:
             return [Group((led, free), task.seed, 1.0) for task in tasks]
 
-    metrics = experience_metrics(collector(Mixed(1), default_algorithm("guided")).collect(0, {"length": 1.0}))
+    metrics = experience_metrics(collector(Mixed(1), default_algorithm("guided")).collect(0, {"length": 1.0}, {}))
     assert metrics["rollout/success"] == 0.0
     assert metrics["guided/success"] == 1.0
     assert metrics["guided/expert_tokens_mean"] == 1.0

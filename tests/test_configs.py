@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize(
     ("group", "choice"),
-    [(group, choice) for group in GROUPS for choice in choices(group) if choice not in ("hf", "custom")],
+    [(group, choice) for group in GROUPS for choice in choices(group) if choice not in ("hf", "custom", "mix")],
 )
 def test_every_choice_composes_and_parses(group: str, choice: str) -> None:
     config = parse(compose_config("train", [f"{group}={choice}"]))
@@ -83,3 +83,19 @@ def test_torch_and_transformers_are_pinned() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert pins["torch"] == "2.13.0"
     assert pins["transformers"] == "5.19.0"
+
+
+def test_several_environments_stand_side_by_side() -> None:
+    config = parse(
+        compose_config("train", ["env=[key_maze,sokoban]", "envs.sokoban.weight=2", "envs.key_maze.kwargs.rooms=4"])
+    )
+    assert list(config.environments) == ["key_maze", "sokoban"]
+    assert config.environments["sokoban"].weight == 2.0
+    assert config.environments["key_maze"].kwargs["rooms"] == 4
+    assert config.environments["sokoban"].id == "agentgrpo/Sokoban-v0"
+    assert config.run_dir == "runs/key_maze-sokoban/gigpo/seed0"
+
+
+def test_an_unknown_one_among_several_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"env=sokobann.*Did you mean 'sokoban'"):
+        compose_config("train", ["env=[key_maze,sokobann]"])

@@ -12,23 +12,23 @@ GUESS = EnvConfig("number_guess", "agentgrpo/NumberGuess-v0", {"low": 1, "high":
 
 
 def test_panel_is_the_same_every_time() -> None:
-    one, other = make_panel(GUESS, 16), make_panel(GUESS, 16)
+    one, other = make_panel({"guess": GUESS}, 16), make_panel({"guess": GUESS}, 16)
     assert one == other
 
 
 def test_a_larger_panel_starts_with_the_smaller_one() -> None:
-    small, large = make_panel(GUESS, 4), make_panel(GUESS, 8)
+    small, large = make_panel({"guess": GUESS}, 4), make_panel({"guess": GUESS}, 8)
     assert large.tasks[:4] == small.tasks
     assert large.hash != small.hash
 
 
 def test_other_arguments_are_another_panel() -> None:
     other = EnvConfig("number_guess", "agentgrpo/NumberGuess-v0", {"low": 1, "high": 9})
-    assert make_panel(GUESS, 4).hash != make_panel(other, 4).hash
+    assert make_panel({"guess": GUESS}, 4).hash != make_panel({"guess": other}, 4).hash
 
 
 def test_training_never_draws_a_panel_task() -> None:
-    panel = {task.seed for task in make_panel(GUESS, 64).tasks}
+    panel = {task.seed for task in make_panel({"guess": GUESS}, 64).tasks}
     assert not panel & {training_task_seed(s, u, g) for s in range(3) for u in range(-2, 50) for g in range(8)}
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -97,9 +100,9 @@ def runner(
     kind: str = "transcript",
 ) -> RolloutRunner:  # fmt: skip
     return RolloutRunner(
-        env or env_config(),
+        {"obedient": env or env_config()},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=max_turns, step_timeout=timeout),
-        lambda: make_conversation(CHAT, kind, 2),  # type: ignore[arg-type]
+        lambda name: make_conversation(CHAT, kind, 2),
         CHAT.decode,
         context_length,
     )
@@ -258,7 +261,7 @@ def test_an_environment_that_failed_is_not_used_again() -> None:
     one = runner()
     play(["crash", "wait"], 2, one)
     assert [t.status for t in play([], 2, one)[0]] == [RolloutStatus.TURN_LIMIT] * 2
-    assert len(one._envs) == 2
+    assert one.pools.num_free("obedient") == 2
 
 
 # --- success ----------------------------------------------------------------------------------------------------------
@@ -403,3 +406,94 @@ def test_probe_says_what_is_wrong(config: EnvConfig, message: str) -> None:
 def test_probe_gives_up_on_an_environment_that_hangs() -> None:
     with pytest.raises(ValueError, match="No answer within"):
         probe(env_config("Broken", how="hangs"), max_turns=3, timeout=0.02)
+
+
+# --- environments that take their time --------------------------------------------------------------------------------
+
+COUNTDOWN = "slow_and_faulty_envs:TestEnvs/Countdown-v0"
+
+
+def countdown(execution: str, workers: int = 16, timeout: float = 20.0, **kwargs: Any) -> RolloutRunner:
+    return runner(EnvConfig("x", COUNTDOWN, kwargs, execution=execution, workers=workers), timeout=timeout)
+
+
+@pytest.mark.parametrize("execution", ["thread", "process"])
+def test_where_an_environment_runs_changes_nothing(execution: str) -> None:
+    size = 4 if execution == "thread" else 2
+    inline, elsewhere = (play([], size, countdown(e, 2), tasks=2) for e in ("inline", execution))
+    plain = [[replace(t, task_info={}) for t in group] for group in inline]
+    assert [[replace(t, task_info={}) for t in group] for group in elsewhere] == plain
+
+
+class Meeting(Obedient):
+    """Every step waits until eight are under way at once."""
+
+    everybody = threading.Barrier(8, timeout=10.0)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self.everybody.wait()
+        return super().step(action)
+
+
+gym.register("RolloutTest/Meeting-v0", entry_point=lambda **kwargs: Meeting(**kwargs))
+
+
+def test_slow_environments_step_side_by_side() -> None:
+    meeting = EnvConfig("x", "RolloutTest/Meeting-v0", execution="thread", workers=8)
+    (group,) = play([], 8, runner(meeting, timeout=20.0))
+    assert [t.status for t in group] == [RolloutStatus.TURN_LIMIT] * 8
+
+
+def test_nobody_waits_for_the_slowest() -> None:
+    sampler = saying()
+    one = countdown("thread", workers=2)
+    one.collect(PolicyPlayer(sampler, SamplingParams(20)), [TASK], 2)
+    assert sum(map(len, sampler.batches)) == 2 * 3  # every turn answered once, in however many batches
+
+
+@pytest.mark.parametrize("execution", ["thread", "process"])
+def test_faults_end_their_own_episode(execution: str) -> None:
+    one = countdown(execution, workers=3, timeout=1.0)
+    player = PolicyPlayer(saying("raise", "hang", "wait"), SamplingParams(20))
+    (group,) = one.collect(player, [TASK], 3)
+    assert Counter(t.status for t in group) == {
+        RolloutStatus.ENV_ERROR: 1,
+        RolloutStatus.ENV_TIMEOUT: 1,
+        RolloutStatus.TERMINATED: 1,
+    }
+    again = play([], 3, one)
+    assert {t.status for t in again[0]} == {RolloutStatus.TERMINATED}
+    one.close()
+
+
+def test_a_process_that_dies_is_replaced() -> None:
+    one = countdown("process", workers=1)
+    groups = play(["die"], 3, one)
+    assert [t.status for t in groups[0]] == [
+        RolloutStatus.ENV_ERROR,
+        RolloutStatus.TERMINATED,
+        RolloutStatus.TERMINATED,
+    ]
+    assert "SIGKILL" in groups[0].trajectories[0].error
+    one.close()
+
+
+def test_no_more_processes_than_allowed() -> None:
+    one = countdown("process", workers=2)
+    groups = play([], 6, one)
+    assert len({t.task_info["pid"] for t in groups[0]}) == 2
+    one.close()
+
+
+def test_several_environments_in_one_run() -> None:
+    envs = {
+        "short": env_config(turns=2, max_return=1.0),
+        "slow": EnvConfig("slow", COUNTDOWN, {"seconds": 0.01}, execution="thread"),
+    }
+    limits = RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=10, step_timeout=5.0)
+    one = RolloutRunner(envs, limits, lambda name: make_conversation(CHAT, "transcript", 2), CHAT.decode, 1000)
+    tasks = [Task(1, ("a",), "short"), Task(2, ("b",), "slow"), Task(3, ("c",), "short")]
+    groups = one.collect(PolicyPlayer(saying(), SamplingParams(20)), tasks, 2)
+    assert [g.env for g in groups] == ["short", "slow", "short"]
+    assert [len(t.steps) for g in groups for t in g] == [2, 2, 3, 3, 2, 2]
+    assert [g.task_seed for g in groups] == [1, 2, 3]

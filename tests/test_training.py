@@ -325,3 +325,57 @@ def test_a_resumed_run_has_what_the_algorithm_carries(overrides: list[str], tmp_
 def assert_equal_tensors(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_faulty_environment_trains_to_the_end_and_every_fault_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    faults = ["+env.kwargs.crash=0.05", "+env.kwargs.hang=0.05", "+env.kwargs.garbage=0.05", "+env.kwargs.seconds=0.3"]
+    small = [o for o in TINY if not o.startswith(("env=", "env.kwargs."))]
+    dials = ["+env.kwargs.high=4", "+env.kwargs.max_turns=3", "env.execution=thread", "rollout.step_timeout=0.1"]
+    folder = tmp_path / "faulty"
+    overrides = ["env.id=faulty_env:Faulty/NumberGuess-v0", *faults, *small, *dials, "num_updates=12", "group_size=8"]
+    assert main(["train", *overrides, f"run_dir={folder}"]) == 0
+    records = lines(folder / "metrics.jsonl")
+    assert len(records) == 12
+    kinds = {
+        name: sum(r[f"rollout/{name}_share"] for r in records) for name in ("env_error", "env_timeout", "terminated")
+    }
+    assert all(kinds.values()), kinds  # 192 episodes of two or three steps: each kind of fault is certain to be there
+    for r in records:
+        shares = [
+            v for k, v in r.items() if k.startswith("rollout/") and k.endswith(("_limit_share", "terminated_share"))
+        ]
+        assert sum(shares) + r["rollout/env_error_share"] + r["rollout/env_timeout_share"] == pytest.approx(1.0)
+    told = (folder / "train.log").read_text()
+    assert "injected crash" in told
+    assert "returned a bytes as observation" in told
+    assert "No answer within 0.1 s" in told
+
+
+def test_several_environments_and_a_curriculum_go_on_bit_for_bit(tmp_path: Path) -> None:
+    small = [o for o in TINY if not o.startswith("env")]
+    options = [
+        "env=[number_guess,frozen_lake]",
+        "envs.number_guess.kwargs.high=4",
+        "envs.frozen_lake.kwargs.size=3",
+        "envs.frozen_lake.weight=3",
+        *small,
+        "groups_per_update=8",
+        "curriculum.kind=success_band",
+        "curriculum.num_tasks=16",
+        "checkpoint.every=2",
+    ]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert main(["train", *options, "num_updates=4", f"run_dir={whole}"]) == 0
+    assert main(["train", *options, "num_updates=2", f"run_dir={part}"]) == 0
+    assert main(["train", f"run_dir={part}", "resume=true", "num_updates=4"]) == 0
+    assert without_clock(lines(part / "metrics.jsonl")) == without_clock(lines(whole / "metrics.jsonl"))
+    last = lines(whole / "metrics.jsonl")[-1]
+    assert last["rollout/frozen_lake/num_groups"] + last["rollout/number_guess/num_groups"] == 8
+    assert 5 <= last["rollout/frozen_lake/num_groups"] <= 7
+    assert last["curriculum/tasks_played"] > 8
+    assert set(lines(whole / "evaluations.jsonl")[-1]["by_env"]) == {"number_guess", "frozen_lake"}
+    state = json.loads((whole / "checkpoints" / "update_000004" / "state.json").read_text())
+    assert set(state["curriculum"]) == {"number_guess", "frozen_lake"}
