@@ -63,32 +63,29 @@ def standardize_groups(
         values: (N,) NaN marks a missing one.
         pool: (M,) keys and values that statistics are taken over; None: the same ones.
     """
-    every, key = _known(keys, values)
-    pool_values, pool_key = (every, key) if pool is None else _known(*pool)
-    out = torch.zeros_like(every)
-    inside = pool_key >= 0
-    present, member = pool_values[inside], pool_key[inside]
-    zeros = torch.zeros(max([int(k.max()) + 1 for k in (key, pool_key) if len(k)], default=0), dtype=torch.float64)
+    key, every = _placed(keys, values)
+    member, present = (key, every) if pool is None else _placed(*pool)
+    zeros = torch.zeros(1 + max([int(k.max()) for k in (key, member) if len(k)], default=0), dtype=torch.float64)
     count = zeros.index_add(0, member, torch.ones_like(present))
     mean = zeros.index_add(0, member, present) / count.clamp(min=1)
     spread = zeros.index_add(0, member, (present - mean[member]).square()) / (count - correction).clamp(min=1)
     high = zeros.scatter_reduce(0, member, present, "amax", include_self=False)
     low = zeros.scatter_reduce(0, member, present, "amin", include_self=False)
-    at = key >= 0
-    of = key[at]
-    found = every[at] - mean[of]
+    found = every - mean[key]
     if scale:
-        found = found / (spread.sqrt()[of] + eps)
+        found = found / (spread.sqrt() + eps)[key]
     # As in `standardize`: no spread is decided by max == min, and a pool of one compares with nothing.
-    found = torch.where((high > low)[of], found, every[at] - high[of])
-    out[at] = torch.where((count >= 2)[of], found, 0.0)
-    return out
+    found = torch.where((high > low)[key], found, every - high[key])
+    compared = count >= 2
+    compared[0] = False
+    return torch.where(compared[key], found, 0.0)
 
 
-def _known(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) values in float64, and their keys, -1 for what is missing."""
+def _placed(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) keys from 1 on and float64 values; whatever is missing or belongs to nothing is a 0 under key 0."""
     every = values.to(torch.float64)
-    return every, keys.masked_fill(every.isnan(), -1)
+    missing = every.isnan() | (keys < 0)
+    return (keys + 1).masked_fill(missing, 0), every.masked_fill(missing, 0.0)
 
 
 def whiten(values: Tensor, eps: float = 1e-8) -> Tensor:
