@@ -25,6 +25,8 @@ QUANTITIES = {
     "turns": "turns",
     "observation length": "prompt_tokens",
 }
+LONGEST = 30
+"""Turns and observations are multiplied by at most this: attention over an episode grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Point:
 
 def measure(key: str, factors: list[int]) -> list[Point]:
     """Points along one quantity."""
+    if key in ("turns", "prompt_tokens"):
+        factors = [factor for factor in factors if factor <= LONGEST]
     return [
         Point(factor, **child("ours.nano_iteration", **{**DEFAULT, key: DEFAULT[key] * factor})) for factor in factors
     ]
@@ -58,7 +62,7 @@ def draw(curves: dict[str, list[Point]], out: Path) -> None:
     for axis, (field, title) in zip(axes, titles.items(), strict=True):
         for name, points in curves.items():
             axis.loglog([p.factor for p in points], [getattr(p, field) for p in points], marker="o", label=name)
-        factors = [p.factor for p in next(iter(curves.values()))]
+        factors = sorted({p.factor for points in curves.values() for p in points})
         start = getattr(next(iter(curves.values()))[0], field)
         axis.loglog(factors, [start * f for f in factors], color="0.7", linestyle="--", label="linear", zorder=0)
         axis.set(title=title, xlabel="times the default run")
