@@ -78,9 +78,9 @@ def numbered(rows: Sequence[Sequence[Hashable]]) -> Tensor:
     out: list[int] = []
     count = 0
     for row in rows:
-        seen: dict[Hashable, int] = {}
-        out += [seen.setdefault(label, count + len(seen)) for label in row]
-        count += len(seen)
+        number = {label: i for i, label in enumerate(dict.fromkeys(row), start=count)}
+        out += map(number.__getitem__, row)
+        count += len(number)
     return int64(out)
 
 
