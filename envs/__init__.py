@@ -7,6 +7,9 @@ ENV_IDS = {
     "agentgrpo/NumberGuess-v0": "agentgrpo.envs.number_guess:NumberGuessEnv",
     "agentgrpo/FrozenLake-v0": "agentgrpo.envs.frozen_lake:FrozenLakeEnv",
     "agentgrpo/Sokoban-v0": "agentgrpo.envs.sokoban:SokobanEnv",
+    "agentgrpo/Hanoi-v0": "agentgrpo.envs.hanoi:HanoiEnv",
+    "agentgrpo/Mastermind-v0": "agentgrpo.envs.mastermind:MastermindEnv",
+    "agentgrpo/Household-v0": "agentgrpo.envs.household:HouseholdEnv",
     "agentgrpo/BabyAI-v0": "agentgrpo.envs.babyai:BabyAIEnv",
 }
 
