@@ -38,9 +38,7 @@ class HanoiEnv(TextEnv[Discs, Discs]):
         self.max_solution = longest if max_solution is None else max_solution
         in_range("max_solution", self.max_solution, self.min_solution, longest)
         self._starts = [
-            start
-            for start, length in _distances(discs).items()
-            if self.min_solution <= length <= self.max_solution
+            start for start, length in _distances(discs).items() if self.min_solution <= length <= self.max_solution
         ]
 
     def _new_task(self) -> str:

@@ -55,6 +55,8 @@ class HouseholdEnv(TextEnv[House, Scene]):
         openable: how many of them open and close, 0..6; None: half of those that are not the sinkbasin. At most 6
             others, the sinkbasin not counted, do not.
         objects: number of objects, the wanted one included, 1..8.
+        spare_names: how many more kinds of openable receptacles, of other receptacles and of objects there are than one
+            room has, 0..8; None: all that there are. With 0 every room has the same things in it, for small models.
         max_turns: actions per episode; None: 12 for put, 15 for the others.
     """
 
@@ -64,6 +66,7 @@ class HouseholdEnv(TextEnv[House, Scene]):
         receptacles: int | None = None,
         openable: int | None = None,
         objects: int = 2,
+        spare_names: int | None = None,
         max_turns: int | None = None,
     ) -> None:
         if task not in TASKS:
@@ -76,16 +79,18 @@ class HouseholdEnv(TextEnv[House, Scene]):
         low, high = max(0, self._num_dry - len(PLAIN)), min(self._num_dry, len(OPENABLE))
         self.openable = in_range("openable", self._num_dry // 2 if openable is None else openable, low, high)
         self.objects = in_range("objects", objects, 1, len(OBJECTS))
+        self.spare_names = in_range(
+            "spare_names", len(OBJECTS) if spare_names is None else spare_names, 0, len(OBJECTS)
+        )
 
     def _new_task(self) -> str:
         rng = self.np_random
         clean = self.kind == "clean" or (self.kind == "mixed" and bool(rng.integers(2)))
-        names = [OPENABLE[i] for i in rng.permutation(len(OPENABLE))[: self.openable]]
-        names += [PLAIN[i] for i in rng.permutation(len(PLAIN))[: self._num_dry - self.openable]]
+        names = self._draw(OPENABLE, self.openable) + self._draw(PLAIN, self._num_dry - self.openable)
         target_name = names[rng.integers(len(names))]
         receptacles = tuple(sorted(names if self.kind == "put" else [*names, SINK]))
         target = receptacles.index(target_name)
-        objects = tuple(OBJECTS[i] for i in rng.permutation(len(OBJECTS))[: self.objects])
+        objects = tuple(self._draw(OBJECTS, self.objects))
         others = [i for i in range(len(receptacles)) if i != target]
         wanted = others[rng.integers(len(others))]
         where = (wanted, *rng.integers(len(receptacles), size=self.objects - 1).tolist())
@@ -93,6 +98,10 @@ class HouseholdEnv(TextEnv[House, Scene]):
         self.state = Scene(ROOM, frozenset(), where, frozenset())
         wash = f"clean {objects[0]}, then " if clean else ""
         return f"Goal: {wash}put {objects[0]} in/on {target_name}."
+
+    def _draw(self, names: tuple[str, ...], number: int) -> list[str]:
+        pool = names[: number + self.spare_names]
+        return [pool[i] for i in self.np_random.permutation(len(pool))[:number]]
 
     def _view(self) -> View:
         view = self.task.views.get(self.state)
@@ -138,9 +147,7 @@ def _useful(house: House, now: Scene) -> set[str]:
 def _moves(house: House, now: Scene) -> dict[str, Scene]:
     """All actions that mean something now, and where each leads."""
     moves = {
-        f"go to {name}": now._replace(place=place)
-        for place, name in enumerate(house.receptacles)
-        if place != now.place
+        f"go to {name}": now._replace(place=place) for place, name in enumerate(house.receptacles) if place != now.place
     }
     moves["look"] = now
     if now.place == ROOM:
@@ -179,7 +186,7 @@ def _describe(house: House, now: Scene) -> View:
     ]
     at = "room" if now.place == ROOM else house.receptacles[now.place]
     opened = [house.receptacles[place] for place in sorted(now.opened)]
-    anchor = f"At {at}. Open: {', '.join(opened)}. Things: {', '.join(things)}."
+    anchor = f"At {at}. Open: {', '.join(opened) or 'nothing'}. Things: {', '.join(things)}."
     return View(text, anchor, sorted(_moves(house, now)))
 
 

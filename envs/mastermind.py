@@ -48,6 +48,10 @@ class MastermindEnv(TextEnv[int, Knowledge]):
         self, pegs: int = 2, colours: int = 4, repeats: bool = False, show_left: bool = False, max_turns: int = 3
     ) -> None:
         super().__init__(max_turns)
+        flags: dict[str, object] = {"repeats": repeats, "show_left": show_left}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}.")
         self.pegs = in_range("pegs", pegs, 1, MAX_PEGS)
         self.colours = in_range("colours", colours, 2 if repeats else max(2, pegs), len(COLOURS))
         self.repeats, self.show_left = repeats, show_left

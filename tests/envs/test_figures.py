@@ -47,6 +47,11 @@ def figures(env_id: str, kwargs: dict[str, Any]) -> tuple[list[float], list[int]
         ("agentgrpo/FrozenLake-v0", {}, 0.019, 6.0),
         ("agentgrpo/Sokoban-v0", {}, 0.08, 4.4),
         ("agentgrpo/Sokoban-v0", {"size": 6}, 0.055, 5.4),
+        ("agentgrpo/Hanoi-v0", {}, 0.180, 2.25),  # 18 / 8 steps; the random player by going through all positions
+        ("agentgrpo/Hanoi-v0", {"discs": 3}, 0.0905, 126 / 26),
+        ("agentgrpo/Mastermind-v0", {}, 1 - (11 / 12) ** 3, 2.5),  # 1 + 4 * 2 + 7 * 3 guesses for 12 codes
+        ("agentgrpo/Household-v0", {}, 0.014, 5.0),  # each of the two receptacles opens in half of the houses
+        ("agentgrpo/Household-v0", {"receptacles": 3, "openable": 0, "objects": 1}, 0.105, 4.0),
     ],
 )
 def test_random_and_oracle_figures(env_id: str, kwargs: dict[str, Any], success: float, steps: float) -> None:
@@ -61,3 +66,10 @@ def test_a_random_player_hardly_ever_solves_the_sparse_maze() -> None:
     rates, lengths = figures("agentgrpo/KeyMaze-v0", {"rooms": 8, "max_turns": 14, "min_solution": 10})
     assert sum(rates) * ROLLOUTS <= 3  # 0.3 of 600 are expected
     assert 10 <= min(lengths) <= max(lengths) <= 14
+
+
+def test_a_random_player_hardly_ever_cleans_and_puts() -> None:
+    rates, lengths = figures("agentgrpo/Household-v0", {"task": "clean"})
+    assert sum(rates) * ROLLOUTS <= 3  # about 0.5 of 600 are expected
+    # 6, and 1 more where the object (2 / 5 of 4 / 5) or its place (2 / 5) opens, 1 less where it is in the sink (1 / 5)
+    assert abs(statistics.mean(lengths) - 6.52) < 4 * statistics.stdev(lengths) / math.sqrt(TASKS)
