@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentgrpo.envs.household import OBJECTS, OPENABLE, PLAIN, SINK, HouseholdEnv, House, Scene
+from agentgrpo.envs.household import OBJECTS, OPENABLE, PLAIN, SINK, House, HouseholdEnv, Scene
 
 # The apple is in the closed fridge and belongs on the desk, where the cup is.
 RECEPTACLES = ("desk", "fridge", "sinkbasin")
