@@ -10,6 +10,9 @@ ENV_IDS = {
     "agentgrpo/Hanoi-v0": "agentgrpo.envs.hanoi:HanoiEnv",
     "agentgrpo/Mastermind-v0": "agentgrpo.envs.mastermind:MastermindEnv",
     "agentgrpo/Household-v0": "agentgrpo.envs.household:HouseholdEnv",
+    "agentgrpo/MiniShop-v0": "agentgrpo.envs.minishop:MiniShopEnv",
+    "agentgrpo/Calculator-v0": "agentgrpo.envs.calculator:CalculatorEnv",
+    "agentgrpo/SqlTools-v0": "agentgrpo.envs.sql_tools:SqlToolsEnv",
     "agentgrpo/BabyAI-v0": "agentgrpo.envs.babyai:BabyAIEnv",
 }
 

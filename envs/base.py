@@ -17,6 +17,9 @@ Node = TypeVar("Node", bound=Hashable)
 MAX_TEXT = 1_000_000
 """Characters. Far above any real observation or action, so that no model text is ever out of the space."""
 
+MAX_ACTION = 256
+"""Characters of an action that is one of a list; longer text is none."""
+
 _SAMPLE_LENGTH = 32
 _SAMPLE_CHARSET = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?<>"
 
@@ -106,7 +109,7 @@ class TextEnv(gym.Env[str, str], ABC, Generic[Task, State]):
 
     @abstractmethod
     def _advance(self, action: str) -> None:
-        """Apply ``action``, which is admissible, to ``self.state``."""
+        """Apply ``action``, which ``_read`` returned, to ``self.state``."""
 
     @abstractmethod
     def _outcome(self) -> bool | None:
@@ -115,6 +118,15 @@ class TextEnv(gym.Env[str, str], ABC, Generic[Task, State]):
     @abstractmethod
     def _plan(self) -> list[str]:
         """Return a shortest way from the current state to success; [] if there is none."""
+
+    def _read(self, action: str) -> str | None:
+        """Return the action that a text means, in the form that ``_advance`` takes; None if it means none here."""
+        readable = " ".join(action.lower().split()) if len(action) <= MAX_ACTION else ""
+        return readable if readable in self._now.admissible else None
+
+    def _reward(self, outcome: bool | None) -> float:
+        """Return what a turn with this outcome earns: ``max_return`` in all for a success, less for anything else."""
+        return float(outcome is True)
 
     def _expected(self) -> str:
         """Say in a phrase what can be answered now."""
@@ -138,25 +150,24 @@ class TextEnv(gym.Env[str, str], ABC, Generic[Task, State]):
         return _join(goal, self._now.text), self._info(valid=True, success=False)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Play one turn. Text that is no admissible action changes nothing, but uses the turn up."""
+        """Play one turn. Text that means no possible action changes nothing, but uses the turn up."""
         if not self._running:
             raise RuntimeError("step() needs a running episode: call reset() first.")
         self._turn += 1
-        readable = " ".join(action.lower().split()) if len(action) <= 256 else ""
-        valid = readable in self._now.admissible
+        readable = self._read(action)
         outcome = None
-        if valid:
+        if readable is None:
+            text = _join(f"Not possible. Answer with {self._expected()}.", self._now.text)
+        else:
             self._advance(readable)
             self._now = self._view()
             outcome = self._outcome()
             text = self._now.text
-        else:
-            text = _join(f"Not possible. Answer with {self._expected()}.", self._now.text)
         terminated = outcome is not None
         truncated = not terminated and self._turn >= self.max_turns
         self._running = not (terminated or truncated)
-        success = outcome is True
-        return text, float(success), terminated, truncated, self._info(valid=valid, success=success)
+        info = self._info(valid=readable is not None, success=outcome is True)
+        return text, self._reward(outcome), terminated, truncated, info
 
     def _info(self, *, valid: bool, success: bool) -> dict[str, Any]:
         return {
