@@ -151,6 +151,6 @@ def _in_words(error: sqlite3.Error) -> str:
     message = str(error)
     if message == "interrupted":
         return "the query takes too long"
-    if message == "not authorized":
+    if message in ("not authorized", "authorization denied"):
         return "only SELECT is allowed"
     return message

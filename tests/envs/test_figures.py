@@ -52,6 +52,12 @@ def figures(env_id: str, kwargs: dict[str, Any]) -> tuple[list[float], list[int]
         ("agentgrpo/Mastermind-v0", {}, 1 - (11 / 12) ** 3, 2.5),  # 1 + 4 * 2 + 7 * 3 guesses for 12 codes
         ("agentgrpo/Household-v0", {}, 0.014, 5.0),  # each of the two receptacles opens in half of the houses
         ("agentgrpo/Household-v0", {"receptacles": 3, "openable": 0, "objects": 1}, 0.105, 4.0),
+        ("agentgrpo/MiniShop-v0", {}, 0.028, 4.0),
+        ("agentgrpo/MiniShop-v0", {"kinds": 4, "variants": 3}, 0.0066, 4.0),
+        ("agentgrpo/Calculator-v0", {}, 0.017, 2.0),
+        ("agentgrpo/Calculator-v0", {"operations": 2}, 0.031, 3.0),
+        ("agentgrpo/SqlTools-v0", {}, 0.029, 2.0),
+        ("agentgrpo/SqlTools-v0", {"tables": 2}, 0.019, 2.0),
     ],
 )
 def test_random_and_oracle_figures(env_id: str, kwargs: dict[str, Any], success: float, steps: float) -> None:
