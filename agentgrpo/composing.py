@@ -1,4 +1,7 @@
-"""Composing configurations through Hydra, with errors that name the key and suggest the right one."""
+"""Composing configurations through Hydra, with errors that name the key and suggest the right one.
+
+A folder ``conf`` in the current folder adds choices of the user's own: ``conf/env/maze.yaml`` is ``env=maze``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from agentgrpo.checks import did_you_mean
@@ -23,6 +30,25 @@ _CONF = Path(__file__).resolve().parent / "conf"
 
 # my_module:Maze-v0 -> Maze
 OmegaConf.register_new_resolver("short_name", lambda id: re.sub(r"-v\d+$", "", re.split(r"[:/]", id)[-1]), replace=True)
+
+
+def own_folder() -> Path | None:
+    """``conf`` in the current folder; None if there is none, or if it is the built-in one itself."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and not folder.samefile(_CONF) else None
+
+
+class OwnConfigs(SearchPathPlugin):
+    """Has Hydra look for choices in the user's folder as well, whichever way it is started."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Hydra's hook."""
+        folder = own_folder()
+        if folder is not None:
+            search_path.append("agentgrpo: ./conf", f"file://{folder}")
+
+
+Plugins.instance().register(OwnConfigs)
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -62,10 +88,17 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return compose(name, list(overrides))
+            config = compose(name, list(overrides), return_hydra_config=True)
     except HydraException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise ValueError(f"{str(error).splitlines()[0]}{cause}") from error
+    except yaml.YAMLError as error:  # names the file and the line
+        raise ValueError(f"This is not YAML: {' '.join(str(error).split())}") from error
+    for group, choice in config.hydra.runtime.choices.items():
+        _refuse_twin(group, choice)
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def complete(overrides: Sequence[str]) -> list[str]:
@@ -131,8 +164,22 @@ def differences(before: DictConfig, after: DictConfig, allowed: Sequence[str] = 
 
 
 def choices(group: str) -> list[str]:
-    """Names of the yaml files of a group; those that start with _ are parts of others."""
-    return sorted(p.stem for p in (_CONF / group).glob("[!_]*.yaml"))
+    """Names of the yaml files of a group, the user's own among them; those that start with _ are parts of others."""
+    folders = [folder for folder in (_CONF, own_folder()) if folder is not None]
+    return sorted({p.stem for folder in folders for p in (folder / group).glob("[!_]*.yaml")})
+
+
+def _refuse_twin(group: str, choice: object) -> None:
+    """A user's yaml under a built-in name would be passed over by Hydra, which takes the first that it finds."""
+    folder = own_folder()
+    name = Path(group.split("@")[0]) / f"{choice}.yaml"
+    if folder is None or not ((folder / name).is_file() and (_CONF / name).is_file()):
+        return
+    if (folder / name).read_bytes() != (_CONF / name).read_bytes():
+        raise ValueError(
+            f"{group}={choice}: there are two of them, the built-in one and conf/{name} in this folder. Rename yours; "
+            f"it can still build on the built-in one, with `defaults: [{choice}, _self_]` as its first line."
+        )
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -147,7 +194,7 @@ def _check_choice(override: Override) -> None:
     group = override.key_or_group
     own = {
         "algorithm": " Your own is named algorithm.name=my_module:Mine.",
-        "env": " Your own is named env.id=my_module:Maze-v0.",
+        "env": " Your own is named env.id=my_module:Maze-v0, or described in conf/env/NAME.yaml in this folder.",
         "model": " Any other model: model=hf model.path=... (folder or hub name).",
     }.get(group, "")
     for choice in _values(override):
@@ -156,6 +203,7 @@ def _check_choice(override: Override) -> None:
                 f"{group}={choice}: there is no such {group}.{did_you_mean(choice, choices(group))} "
                 f"There are: {', '.join(choices(group))}.{own}"
             )
+        _refuse_twin(group, choice)
 
 
 def _values(override: Override) -> list[str]:

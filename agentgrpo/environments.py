@@ -44,13 +44,28 @@ def make(env_id: str, kwargs: Mapping[str, Any]) -> Env:
         return gym.make(env_id, disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
         raise ValueError(unknown_env_message(env_id)) from error
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"Environment {env_id!r} cannot be imported: {error}. Your own is named 'module:Name-v0', "
-            "e.g. env.id=my_module:Maze-v0: run from the folder that holds my_module.py, and install what it imports."
-        ) from error
-    except (gym.error.Error, TypeError, ValueError, ImportError, OSError) as error:
+    except ImportError as error:
+        found, next_step = import_failure(env_id, error)
+        raise ValueError(f"Environment {env_id!r} cannot be made: {found}. Next: {next_step}") from error
+    except (gym.error.Error, TypeError, ValueError, OSError) as error:
         raise ValueError(f"Environment {env_id!r} with env.kwargs={dict(kwargs)}: {error}") from error
+
+
+def import_failure(env_id: str, error: ImportError) -> tuple[str, str]:
+    """What an environment lacks that cannot be imported, and the command or the step that helps."""
+    words, _, arguments = str(error).partition("pip install ")
+    words = words.split(" Environment registration via")[0]  # what gymnasium adds
+    if arguments:  # an adapter's own error, which knows best
+        return words.strip(" :."), f"pip install {arguments}"
+    if not isinstance(error, ModuleNotFoundError):
+        return words.strip(" ."), "install or correct what is named here."
+    extra = importlib.import_module("agentgrpo.envs").EXTRAS.get(env_id)
+    words = words.strip(" .")
+    if extra is not None:
+        return words, f"pip install 'agentgrpo[{extra}]'"
+    return words, (
+        "run from the folder that holds your module (it is named 'my_module:Maze-v0'), and install what it imports."
+    )
 
 
 def unknown_env_message(env_id: str) -> str:

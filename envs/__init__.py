@@ -16,10 +16,15 @@ ENV_IDS = {
     "agentgrpo/BabyAI-v0": "agentgrpo.envs.babyai:BabyAIEnv",
 }
 
+# What has to be installed besides agentgrpo itself: pip install 'agentgrpo[EXTRA]'.
+EXTRAS: dict[str, str] = {
+    "agentgrpo/BabyAI-v0": "babyai",
+}
+
 for _env_id, _entry_point in ENV_IDS.items():
     if _env_id not in gym.registry:
         # No max_episode_steps: a task counts its own turns. gymnasium's run-time checker costs a third of the speed;
         # `python -m agentgrpo check-env` runs the same checks once.
         gym.register(_env_id, entry_point=_entry_point, disable_env_checker=True)
 
-__all__ = ["ENV_IDS"]
+__all__ = ["ENV_IDS", "EXTRAS"]

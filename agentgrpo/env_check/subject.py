@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import gymnasium as gym
 
-from agentgrpo.environments import unknown_env_message
+from agentgrpo.environments import import_failure, unknown_env_message
 
 MAX_STEPS = 1000
 """An episode of more steps than this counts as endless."""
@@ -31,6 +32,8 @@ class Finding:
     """What was found, and what was expected."""
     next_step: str = ""
     """What to do about it; empty when there is nothing to do."""
+    optional: bool = False
+    """Advice on something that nobody has to offer."""
 
     def __str__(self) -> str:
         return f"{self.level:8}{self.check:28}{self.found}" + (f" -> {self.next_step}" if self.next_step else "")
@@ -78,6 +81,10 @@ class Subject:
 
     def __init__(self, env_id: str, kwargs: dict[str, Any], num_tasks: int) -> None:
         self.env_id, self.kwargs, self.num_tasks = env_id, kwargs, num_tasks
+        self.single_turn = False
+        """Set once episodes have been played: whether every one of them was a single step."""
+        self.lengths: list[int] = []
+        """Characters of each observation so far."""
         self.env = self.make()
 
     def make(self) -> gym.Env[Any, Any]:
@@ -86,8 +93,24 @@ class Subject:
             return gym.make(self.env_id, disable_env_checker=True, **self.kwargs)
         except gym.error.UnregisteredEnv as error:
             raise ValueError(unknown_env_message(self.env_id)) from error
+        except ImportError as error:
+            found, next_step = import_failure(self.env_id, error)
+            raise BrokenEnv(f"it cannot be made: {one_line(found)}", next_step) from error
+        except ValueError as error:  # what the contract has constructors raise; the message is written for the user
+            advice = "give other arguments, as key=value after the id" if self.kwargs else ""
+            raise BrokenEnv(f"it cannot be made: {one_line(str(error))}", advice) from error
         except Exception as error:
             raise BrokenEnv(f"it cannot be made: {explain(error)}", "check its arguments and imports") from error
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[gym.Env[Any, Any]]:
+        """Lend a new copy, and close it: it may hold a process or a connection."""
+        env = self.make()
+        try:
+            yield env
+        finally:
+            with contextlib.suppress(Exception):  # gymnasium's check looks at close()
+                env.close()
 
     def attribute(self, name: str) -> Any:
         """Return a method or attribute, also of a wrapper or from behind one; None if there is none."""
@@ -100,11 +123,14 @@ class Subject:
         """Reset, and insist on a text and a dict."""
         try:
             result: Any = (env or self.env).reset(seed=seed)
+        except ImportError as error:
+            found, next_step = import_failure(self.env_id, error)
+            raise BrokenEnv(f"reset(seed={seed}): {one_line(found)}", next_step) from error
         except Exception as error:
             raise BrokenEnv(f"reset(seed={seed}) raised {explain(error)}", "make every seed give a task") from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise BrokenEnv("reset() did not return (text, info dict)", "return text, {}")
-        _insist_on_text("reset()", result[0])
+        self._take_text("reset()", result[0])
         return result[0], result[1]
 
     def step(self, action: str, env: gym.Env[Any, Any] | None = None) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -118,13 +144,13 @@ class Subject:
         if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
             raise BrokenEnv("step() did not return (text, reward, terminated, truncated, info dict)", "return all five")
         text, reward, terminated, truncated, info = result
-        _insist_on_text("step()", text)
+        self._take_text("step()", text)
         try:
             value = float(reward)
         except (TypeError, ValueError):
             value = math.nan
         if not math.isfinite(value):
-            raise BrokenEnv(f"step({shown}) gave the reward {reward!r}", "return a finite number")
+            raise BrokenEnv(f"step({shown}) gave the reward {reward!r}", "return a finite number; 0.0 for no reward")
         return text, value, bool(terminated), bool(truncated), info
 
     def play(self, seed: int, player: Player, *, player_seed: int | None = None, limit: int = MAX_STEPS) -> Episode:
@@ -148,17 +174,23 @@ class Subject:
         self.env.action_space.seed(rng.randrange(2**31))
         return str(self.env.action_space.sample())
 
+    def _take_text(self, source: str, value: Any) -> None:
+        if not isinstance(value, str):
+            found = f"{source} returned an observation of type {type(value).__name__}, expected str"
+            raise BrokenEnv(found, "render the observation as text, in the environment or in a gymnasium wrapper")
+        self.lengths.append(len(value))
 
-def _insist_on_text(source: str, value: Any) -> None:
-    if not isinstance(value, str):
-        found = f"{source} returned an observation of type {type(value).__name__}, expected str"
-        raise BrokenEnv(found, "render the observation as text, in the environment or in a gymnasium wrapper")
+
+def nonsense_player(info: dict[str, Any], rng: random.Random) -> str:
+    """Write what no task expects."""
+    return "xyzzy plugh"
 
 
 def explain(error: Exception) -> str:
     """Name an exception and the line of code it comes from, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    known = frames and not frames[-1].filename.startswith("<")  # else it is Python's own importing
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if known else ""
     return f"{type(error).__name__}: {one_line(str(error))}{place}"
 
 

@@ -1,198 +1,162 @@
 """check-env: faults of a user's environment become findings, with advice, and no traceback of ours."""
 
-import io
-import itertools
-import random
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import faulty_envs as faulty
 import gymnasium as gym
 import pytest
-from rich.console import Console
 
-from agentgrpo.env_check import Finding, Report, check_env, main, print_report
-from agentgrpo.envs.base import AnyText
+from agentgrpo.env_check import Finding, Report, check_env, checks, speed
 
-Result = tuple[Any, float, bool, bool, dict[str, Any]]
-NUMBERS = itertools.count()
-
-
-class Good(gym.Env[str, str]):
-    """A coin to be named; it offers nothing optional."""
-
-    def __init__(self) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.turn = 0
-        self.coin = "heads" if self.np_random.random() < 0.5 else "tails"
-        return "Heads or tails?", {}
-
-    def step(self, action: str) -> Result:
-        self.turn += 1
-        return f"It was {self.coin}.", float(action == self.coin), self.turn >= 3, False, {}
+OPTIONAL = {
+    "info['anchor']",
+    "info['admissible_actions']",
+    "info['valid_action']",
+    "info['success']",
+    "info['task_id']",
+    "oracle",
+    "snapshot",
+    "max_return",
+}
 
 
-class Numeric(Good):
-    def step(self, action: str) -> Result:
-        return (self.turn, *super().step(action)[1:])
-
-
-class Raises(Good):
-    def step(self, action: str) -> Result:
-        return str(int(action)), 0.0, True, False, {}
-
-
-class RaisesInReset(Good):
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        raise KeyError("level file\x1b[2J missing")
-
-
-class NeverEnds(Good):
-    def step(self, action: str) -> Result:
-        return "Go on.", 0.0, False, False, {}
-
-
-class Unseeded(Good):
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        return f"Coin number {random.random()}", {}
-
-
-class UnseededDynamics(Good):
-    def step(self, action: str) -> Result:
-        return f"Roll {random.random()}", *super().step(action)[1:]
-
-
-class SeedsGlobally(Good):
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        random.seed(seed)
-        return super().reset(seed=seed)
-
-
-class FourTuple(Good):
-    def step(self, action: str) -> Result:
-        return super().step(action)[:4]  # type: ignore[return-value]
-
-
-class NanReward(Good):
-    def step(self, action: str) -> Result:
-        return "?", float("nan"), True, False, {}
-
-
-class BadInfo(Good):
-    def step(self, action: str) -> Result:
-        info = {"anchor": [1], "admissible_actions": ["b", "a"], "valid_action": action == "b", "success": 1}
-        return *super().step(action)[:4], info
-
-
-class CountingAnchor(Good):
-    def step(self, action: str) -> Result:
-        return *super().step(action)[:4], {"anchor": f"move {next(NUMBERS)}"}
-
-
-class NoPlanObject(Good):
-    def oracle_actions(self) -> None:
-        return None
-
-
-class LyingOracle(Good):
-    def oracle_actions(self) -> list[str]:
-        return ["edge", "edge", "edge"]
-
-
-class ForgetfulSnapshot(Good):
-    def snapshot(self) -> str:
-        return self.coin
-
-    def restore(self, state: str) -> None:
-        self.coin = state  # the turn is forgotten
-
-
-class SmallMaxReturn(Good):
-    max_return: ClassVar[float] = -1.0
-
-
-class NarrowSpace(Good):
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Text(10)
-        self.action_space = gym.spaces.Text(10)
-
-
-def check(cls: type[Good]) -> Report:
+def check(cls: type[gym.Env[str, str]], num_tasks: int | None = 4) -> Report:
     env_id = f"check_env_test/{cls.__name__}-v0"
     if env_id not in gym.registry:
-        gym.register(env_id, entry_point=cls)  # type: ignore[arg-type]
-    return check_env(env_id, num_tasks=4)
+        gym.register(env_id, entry_point=cls)
+    return check_env(env_id, num_tasks=num_tasks)
 
 
-def problem(report: Report, name: str) -> Finding:
-    found = [finding for finding in report.problems if finding.check == name]
+def the(level: str, report: Report, name: str) -> Finding:
+    """The one finding of a check at a level."""
+    found = [finding for finding in report.findings if (finding.check, finding.level) == (name, level)]
     assert len(found) == 1, str(report)
     return found[0]
 
 
-def test_missing_options_are_advice_and_say_what_they_would_bring() -> None:
-    report = check(Good)
+def test_missing_options_are_no_fault_and_say_what_they_would_bring() -> None:
+    report = check(faulty.Good)
     assert report.problems == ()
-    advice = {finding.check: str(finding) for finding in report.findings if finding.level == "advice"}
-    assert set(advice) == {
-        "info['anchor']",
-        "info['admissible_actions']",
-        "info['valid_action']",
-        "info['success']",
-        "info['task_id']",
-        "oracle",
-        "snapshot",
-        "max_return",
-    }
-    assert "no oracle_actions(): warm start by imitation and guided rollouts are not available" in advice["oracle"]
+    advice = {finding.check: finding for finding in report.findings if finding.level == "advice"}
+    assert set(advice) == OPTIONAL
+    assert all(finding.optional for finding in advice.values())
+    assert "warm starts by imitation and guided rollouts possible" in advice["oracle"].found
+    assert "ngrpo needs it" in advice["max_return"].found
 
 
 @pytest.mark.parametrize(
     ("cls", "name", "words"),
     [
-        (Numeric, "text", "returned an observation of type int, expected str"),
-        (Raises, "text", "raised ValueError: invalid literal for int()"),
-        (RaisesInReset, "text", "reset(seed=0) raised KeyError: 'level file"),
-        (FourTuple, "text", "did not return (text, reward, terminated, truncated, info dict)"),
-        (NanReward, "text", "gave the reward nan"),
-        (NeverEnds, "turn limit", "did not end within 1000 steps"),
-        (Unseeded, "same seed, same task", "two first observations for seed 0"),
-        (UnseededDynamics, "exact replay", "the same actions after reset(seed=0) gave something else at step 1"),
-        (BadInfo, "info['anchor']", "expected a str without history or counters, got [1]"),
-        (BadInfo, "info['admissible_actions']", "expected a sorted list of str, got ['b', 'a']"),
-        (BadInfo, "info['success']", "expected a bool, got 1"),
-        (BadInfo, "admissible actions", "'a' was listed as admissible, but then called invalid"),
-        (LyingOracle, "oracle", "solved 0 of 4 tasks"),
-        (NoPlanObject, "oracle", "the check could not be finished: TypeError"),
-        (ForgetfulSnapshot, "snapshot", "after the first restore the same actions gave something else"),
-        (SmallMaxReturn, "max_return", "it is -1.0, but a random episode returned 0"),
-        (NarrowSpace, "gymnasium check_env", "AssertionError"),
+        (faulty.Numeric, "text", "returned an observation of type int, expected str"),
+        (faulty.Raises, "text", "raised ValueError: invalid literal for int()"),
+        (faulty.RaisesInReset, "text", "reset(seed=0) raised KeyError: 'level file"),
+        (faulty.FourTuple, "text", "did not return (text, reward, terminated, truncated, info dict)"),
+        (faulty.NanReward, "text", "gave the reward nan"),
+        (faulty.NoReward, "text", "gave the reward None"),
+        (faulty.NeverEnds, "turn limit", "did not end within 1000 steps"),
+        (faulty.BreaksItsLimit, "turn limit", "an episode took 3 steps, although max_turns is 2"),
+        (faulty.Unseeded, "same seed, same task", "two first observations for seed 0"),
+        (faulty.GrowsOld, "same seed, same task", "two first observations for seed 0"),
+        (faulty.RandomTaskId, "same seed, same task", "two values of info['task_id'] for seed 0"),
+        (faulty.UnseededDynamics, "exact replay", "the same actions after reset(seed=0) gave something else at step 1"),
+        (faulty.FirstGameIsSpecial, "exact replay", "reset(seed=0) gave something else at step 2"),
+        (faulty.BadInfo, "info['anchor']", "expected a str without history or counters, got [1]"),
+        (faulty.BadInfo, "info['admissible_actions']", "expected a sorted list of str, got ['b', 'a']"),
+        (faulty.BadInfo, "info['success']", "expected a bool, got 1"),
+        (faulty.BadInfo, "admissible actions", "'a' was listed as admissible, but then called invalid"),
+        (faulty.LyingOracle, "oracle", "solved 0 of 4 tasks"),
+        (faulty.NoPlanObject, "oracle", "the check could not be finished: TypeError"),
+        (faulty.ForgetfulSnapshot, "snapshot", "after the first restore the same actions gave something else"),
+        (faulty.SmallMaxReturn, "max_return", "it is -1.0, but a random episode returned 0"),
+        (faulty.NarrowSpace, "gymnasium check_env", "is not within the observation space"),
+        (faulty.Chatty, "observations", "one is 150,015 characters long, more than a model's context holds"),
+        (faulty.Echoes, "hostile text", "100 kB: the observation repeats it"),
+        (faulty.LongNumbers, "hostile text", "a number of 5,000 digits: step('999"),
+        (faulty.ForgetsToReset, "hostile text", "reset(seed=0) gives another first observation than before"),
     ],
 )
-def test_a_fault_becomes_a_finding_with_a_next_step(cls: type[Good], name: str, words: str) -> None:
-    finding = problem(check(cls), name)
+def test_a_fault_becomes_a_finding_with_a_next_step(cls: type[gym.Env[str, str]], name: str, words: str) -> None:
+    finding = the("problem", check(cls), name)
     assert words in finding.found
     assert finding.next_step
     assert "\x1b" not in str(finding)
 
 
 def test_where_it_was_raised_is_named() -> None:
-    assert "(test_check_env.py:" in problem(check(Raises), "text").found
+    assert "(faulty_envs.py:" in the("problem", check(faulty.Raises), "text").found
 
 
-def test_global_seeding_and_counting_anchors_are_advised_against() -> None:
-    assert any(f.check == "global random" and f.level == "advice" for f in check(SeedsGlobally).findings)
-    assert any(f.check == "anchors repeat" and f.level == "advice" for f in check(CountingAnchor).findings)
-    assert not any(f.check in ("global random", "anchors repeat") for f in check(Good).findings)
+def test_text_that_takes_long_to_parse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PATIENCE", 0.03)  # a twentieth of what the expression takes
+    finding = the("problem", check(faulty.Backtracks), "hostile text")
+    assert finding.found.startswith("a word of 100 kB: took ")
+    assert "regular expression" in finding.next_step
+
+
+def test_what_works_but_costs_something_is_advised_against() -> None:
+    faults = {
+        faulty.SeedsGlobally: ("global random", "drew from, or seeded, the global random"),
+        faulty.CountingAnchor: ("anchors repeat", "no two episodes share one"),
+        faulty.TurnInAnchor: ("anchors stay", "after an action that it calls invalid 'turn 1' became 'turn 2'"),
+        faulty.Long: ("turn limit", "took 70 steps, more than the 64 that a run allows"),
+    }
+    for cls, (name, words) in faults.items():
+        assert words in the("advice", check(cls), name).found
+    assert "rollout.max_turns=70" in the("advice", check(faulty.Long), "turn limit").next_step
+    assert not {f.check for f in check(faulty.Good).findings} & {"global random", "anchors repeat", "anchors stay"}
+
+
+def test_single_turn_tasks_hear_nothing_about_what_only_others_need() -> None:
+    for cls in (faulty.SingleTurn, faulty.CutOffAtOnce):
+        report = check(cls)
+        assert report.problems == (), str(report)
+        assert {f.check for f in report.findings if f.level == "advice"} == {
+            "info['valid_action']",
+            "info['task_id']",
+            "max_return",
+        }
+        assert "info['reference'] gives a solution" in the("ok", report, "oracle").found
+
+
+def test_execution_follows_from_what_the_time_goes_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "env.execution=inline suits" in the("ok", check(faulty.Good), "speed").found
+    assert "set env.execution=thread" in the("advice", check(faulty.Sleeps), "speed").next_step
+    assert "set env.execution=process" in the("advice", check(faulty.Computes), "speed").next_step
+    pace = speed.Pace(step=0.02, computing=1.0, slowest=6.0, episode=1.0)
+    monkeypatch.setattr(speed, "measure", lambda subject: pace)
+    report = check(faulty.Good)
+    assert "20 ms a step, resets included; a turn of 64 episodes would take 1.3 s" in str(report)
+    assert "train with rollout.step_timeout=30" in the("advice", report, "slow calls").next_step
+
+
+def test_slow_environments_are_checked_on_fewer_tasks_and_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = speed.Pace(step=0.5, computing=1.0, slowest=0.5, episode=1.5)
+    monkeypatch.setattr(speed, "measure", lambda subject, seconds=1.0: pace)
+    report = check(faulty.Good, num_tasks=None)
+    assert the("ok", report, "tasks").found.startswith("5 instead of 20, as an episode takes 1.5 s")  # 60 / (8 * 1.5)
+    assert "5 seeds: same first observation" in str(report)
+    assert "tasks" not in {f.check for f in check(faulty.Good, num_tasks=7).findings}
+
+
+@pytest.mark.parametrize(
+    ("cls", "found", "next_step"),
+    [
+        (faulty.NeedsMissingPackage, "No module named 'no_such_package_anywhere'", "install what it imports"),
+        (faulty.NeedsJava, "it cannot be made: Dungeon needs its engine", "pip install 'dungeon[java]'"),
+        (faulty.NeedsData, "it cannot be made: Dungeon's levels are not here. Set DUNGEON_DATA to their folder.", ""),
+    ],
+)
+def test_what_is_not_installed_gives_one_finding(cls: type[gym.Env[str, str]], found: str, next_step: str) -> None:
+    (finding,) = check(cls).findings
+    assert (finding.level, finding.check) == ("problem", "construction")
+    assert found in finding.found
+    assert next_step in finding.next_step
 
 
 def test_arguments_that_do_not_fit_are_a_finding() -> None:
-    report = check_env("agentgrpo/KeyMaze-v0", rooms=99)
-    assert "rooms must be an integer from 3 to 12, got 99." in problem(report, "construction").found
+    finding = the("problem", check_env("agentgrpo/KeyMaze-v0", rooms=99), "construction")
+    assert finding.found == "it cannot be made: rooms must be an integer from 3 to 12, got 99."
+    assert "key=value" in finding.next_step
 
 
 def test_unknown_id_suggests_the_nearest_and_lists_ours() -> None:
@@ -202,39 +166,17 @@ def test_unknown_id_suggests_the_nearest_and_lists_ours() -> None:
         check_env("agentgrpo/KeyMaze-v0", num_tasks=0)
 
 
-def test_command_reads_yaml_values_and_prints_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["agentgrpo/FrozenLake-v0", "slip=0.2", "size=3", "--num-tasks", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "agentgrpo/FrozenLake-v0 slip=0.2 size=3"
-    assert lines[1].split() == ["ok", "text", "reset", "and", "step", "take", "and", "return", "str"]
-    assert lines[-1].startswith("0 problems")
-    assert any("the dynamics are noisy" in line for line in lines)
+def test_copies_that_are_made_are_closed_again() -> None:
+    open_now: list[Any] = []
 
+    class Counted(faulty.Good):
+        def __init__(self) -> None:
+            super().__init__()
+            open_now.append(self)
 
-def test_command_fails_on_problems_and_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["agentgrpo/KeyMaze-v0", "rooms=99"]) == 1
-    assert main(["agentgrpo/KeyMaze-v0", "rooms"]) == 1
-    assert "expected key=value, got 'rooms'" in capsys.readouterr().err
-    assert main(["agentgrpo/Nothing-v0"]) == 1
-    assert "is not registered" in capsys.readouterr().err
+        def close(self) -> None:
+            if self in open_now:
+                open_now.remove(self)
 
-
-def test_a_users_module_is_imported_from_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "my_check_env_task.py").write_text(
-        "import gymnasium as gym\nfrom agentgrpo.envs.key_maze import KeyMazeEnv\n"
-        "class Mine(KeyMazeEnv):\n    pass\n"
-        "gym.register('Mine-v0', entry_point=Mine, disable_env_checker=True)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert main(["my_check_env_task:Mine-v0", "rooms=4", "--num-tasks=3"]) == 0
-    assert "0 problems" in capsys.readouterr().out
-
-
-def test_markup_in_findings_is_shown_and_not_obeyed() -> None:
-    out = io.StringIO()
-    report = Report("x", {}, (Finding("problem", "text", "[red]odd[/red]", "look"),))
-    print_report(report, Console(file=out))
-    assert "[red]odd[/red] -> look" in out.getvalue()
+    check(Counted)
+    assert open_now == []
