@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow check bench clean
+.PHONY: help demo test lint test-slow test-suites check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -19,7 +19,7 @@ demo: $(STAMP) ## install once, then train the built-in agent from the start int
 	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
 
 test: $(STAMP) ## the fast tests, without network
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -m 'not slow and not suites'
 
 lint: $(STAMP) ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .
@@ -28,7 +28,11 @@ lint: $(STAMP) ## formatting, lint rules and types
 
 test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m 'slow and not suites'
+
+test-suites: $(STAMP) ## install the optional environment packages (some need Java), then their tests
+	@$(PIP) install -c constraints.txt -e ".[$$($(BIN)/python -c 'from agentgrpo.envs import EXTRAS; print(*sorted(set(EXTRAS.values())), sep=",")')]"
+	@$(BIN)/python -m pytest -m suites
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
 	@$(BIN)/python scripts/fetch_smollm2.py

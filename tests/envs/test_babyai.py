@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("minigrid")
 
+from agentgrpo.env_check import check_env
 from agentgrpo.envs.babyai import BabyAIEnv, describe
 
 EMPTY, WALL, DOOR, BALL = [1, 0, 0], [2, 5, 0], [4, 0, 1], [6, 2, 0]  # MiniGrid's codes: object, colour, state
@@ -90,3 +91,8 @@ def test_carried_objects_are_named_and_part_of_the_anchor() -> None:
 def test_unknown_level_suggests_a_known_one() -> None:
     with pytest.raises(ValueError, match=r"level 'GoToObjekt' is not a BabyAI level. Did you mean GoToObj"):
         BabyAIEnv("GoToObjekt")
+
+
+def test_check_env_has_nothing_to_say() -> None:
+    report = check_env("agentgrpo/BabyAI-v0", num_tasks=5)
+    assert {finding.level for finding in report.findings if finding.check != "speed"} == {"ok"}, str(report)

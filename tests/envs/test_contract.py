@@ -1,4 +1,7 @@
-"""The contract, over every built-in task: texts, seeds, turns, info, oracle, snapshots, hostile input."""
+"""The contract, over every registered task: texts, seeds, turns, info, oracle, snapshots, hostile input.
+
+Tasks that need an optional package run under the mark ``suites``; ``agentgrpo.envs.EXTRAS`` says which.
+"""
 
 import random
 from typing import Any
@@ -9,23 +12,48 @@ import pytest
 
 from agentgrpo.env_check import check_env
 from agentgrpo.env_check.checks import HOSTILE_TEXTS
-from agentgrpo.envs import ENV_IDS
+from agentgrpo.envs import ENV_IDS, EXTRAS
 from agentgrpo.envs.base import TextEnv
 
 INFO_KEYS = {"anchor", "admissible_actions", "valid_action", "success", "task_id"}
+ARGUMENTS: dict[str, dict[str, Any]] = {}
+"""Arguments that keep these tests short, where the defaults do not."""
+ELSEWHERE: set[str] = set()
+"""Ids whose own tests check the contract, with what it takes: a server, or minutes."""
 
 
-@pytest.fixture(params=sorted(ENV_IDS))
+def every_id() -> list[Any]:
+    """Each id, marked if it needs more than the package itself."""
+    return [
+        pytest.param(env_id, marks=pytest.mark.suites) if env_id in EXTRAS else env_id
+        for env_id in sorted(ENV_IDS.keys() - ELSEWHERE)
+    ]
+
+
+@pytest.fixture(params=every_id())
 def env_id(request: pytest.FixtureRequest) -> str:
-    if request.param == "agentgrpo/BabyAI-v0":
-        pytest.importorskip("minigrid")
     return str(request.param)
 
 
 def make(env_id: str, **kwargs: Any) -> TextEnv[Any, Any]:
-    env = gym.make(env_id, **kwargs).unwrapped
+    env = gym.make(env_id, **ARGUMENTS.get(env_id, {}) | kwargs).unwrapped
     assert isinstance(env, TextEnv)
     return env
+
+
+def make_picky(env_id: str) -> TextEnv[Any, Any]:
+    """The same, where not every text is an action: a question may take any text as its answer."""
+    env = make(env_id)
+    env.reset(seed=0)
+    if env.step("xyzzy")[4]["valid_action"]:
+        pytest.skip("every text is an answer here")
+    return env
+
+
+def has_oracle(env: TextEnv[Any, Any]) -> bool:
+    """Whether it has a plan for the first task; all that is written here must have one."""
+    env.reset(seed=0)
+    return bool(env.oracle_actions()) or env.spec is None or env.spec.id not in EXTRAS
 
 
 def play(env: TextEnv[Any, Any], seed: int, actions: list[str] | None = None) -> tuple[list[str], list[Any]]:
@@ -35,7 +63,7 @@ def play(env: TextEnv[Any, Any], seed: int, actions: list[str] | None = None) ->
     played: list[str] = []
     over = False
     while not over:
-        action = actions[len(played)] if actions else rng.choice(heard[-1][-1]["admissible_actions"])
+        action = actions[len(played)] if actions else rng.choice(heard[-1][-1]["admissible_actions"] or ["xyzzy"])
         result = env.step(action)
         heard.append(result)
         played.append(action)
@@ -44,8 +72,12 @@ def play(env: TextEnv[Any, Any], seed: int, actions: list[str] | None = None) ->
 
 
 def test_check_env_finds_nothing_to_say(env_id: str) -> None:
-    report = check_env(env_id, num_tasks=5)
-    assert {finding.level for finding in report.findings if finding.check != "speed"} == {"ok"}, str(report)
+    report = check_env(env_id, num_tasks=5, **ARGUMENTS.get(env_id, {}))
+    said = {finding.check for finding in report.findings if finding.level != "ok"}
+    # An engine may be slow, take many turns and have no solution to offer; what is written here has no such excuse.
+    allowed = {"speed", "slow calls", "turn limit", "oracle"} if env_id in EXTRAS else {"speed"}
+    assert not report.problems, str(report)
+    assert said <= allowed, str(report)
 
 
 def test_same_seed_and_actions_give_the_same_episode_to_the_last_field(env_id: str) -> None:
@@ -70,15 +102,15 @@ def test_global_random_numbers_are_neither_read_nor_disturbed(env_id: str) -> No
 def test_info_has_the_fields_of_the_contract(env_id: str) -> None:
     _, heard = play(make(env_id), 7)
     for *_, info in heard:
-        assert set(info) == INFO_KEYS
+        assert set(info) >= INFO_KEYS
         assert isinstance(info["anchor"], str)
         assert info["admissible_actions"] == sorted(info["admissible_actions"])
-        assert info["valid_action"] is True
+        assert info["valid_action"] is True or not info["admissible_actions"]
         assert info["task_id"] == "7"
 
 
 def test_nonsense_uses_a_turn_up_changes_nothing_and_says_what_is_expected(env_id: str) -> None:
-    env = make(env_id)
+    env = make_picky(env_id)
     _, before = env.reset(seed=0)
     for turn in range(1, env.max_turns + 1):
         text, reward, terminated, truncated, info = env.step("xyzzy")
@@ -90,8 +122,10 @@ def test_nonsense_uses_a_turn_up_changes_nothing_and_says_what_is_expected(env_i
 
 
 def test_case_and_blanks_do_not_matter_but_words_do(env_id: str) -> None:
-    env = make(env_id)
+    env = make_picky(env_id)
     _, info = env.reset(seed=0)
+    if not info["admissible_actions"]:
+        pytest.skip("names no actions")
     action = info["admissible_actions"][0]
     assert env.step(f"  {action.upper().replace(' ', '   ')}\n")[4]["valid_action"]
     env.reset(seed=0)
@@ -100,11 +134,11 @@ def test_case_and_blanks_do_not_matter_but_words_do(env_id: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS.values(), ids=HOSTILE_TEXTS)
 def test_hostile_text_is_an_invalid_action(env_id: str, text: str) -> None:
-    env = make(env_id)
-    env.reset(seed=0)
+    env = make_picky(env_id)
+    first, _ = env.reset(seed=0)
     answer, _, _, _, info = env.step(text)
     assert info["valid_action"] is False
-    assert len(answer) < 500  # the text is not echoed
+    assert len(answer) < len(first) + 500  # the text is not echoed
 
 
 def test_terminated_and_truncated_are_never_both_set_and_success_is_rewarded(env_id: str) -> None:
@@ -120,6 +154,8 @@ def test_terminated_and_truncated_are_never_both_set_and_success_is_rewarded(env
 
 def test_oracle_solves_from_the_start_and_from_the_middle(env_id: str) -> None:
     env = make(env_id)
+    if not has_oracle(env):
+        pytest.skip("has no oracle")
     for seed in range(10):
         env.reset(seed=seed)
         plan = env.oracle_actions()
@@ -127,12 +163,14 @@ def test_oracle_solves_from_the_start_and_from_the_middle(env_id: str) -> None:
             # An optimal continuation shrinks by one with each of its own steps.
             assert len(env.oracle_actions()) == len(plan) - step
             _, reward, terminated, _, _ = env.step(action)
-        assert (reward, terminated) == (1.0, True)
+        assert (reward, terminated) == (env.max_return, True)
         assert env.oracle_actions() == []
 
 
 def test_oracle_claims_nothing_that_the_turns_left_do_not_allow(env_id: str) -> None:
-    env = make(env_id)
+    env = make_picky(env_id)
+    if not has_oracle(env):
+        pytest.skip("has no oracle")
     env.reset(seed=4)
     plan = env.oracle_actions()
     for _ in range(env.max_turns - len(plan)):
