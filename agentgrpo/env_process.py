@@ -13,7 +13,7 @@ from agentgrpo.environments import Env, attribute, checked_reset_call, checked_s
 
 METHODS = ("oracle_actions",)
 """Methods of the contract whose results are plain."""
-VALUES = ("max_return",)
+VALUES = ("max_return", "seed_advice")
 
 
 def main() -> None:

@@ -127,6 +127,15 @@ def attribute(env: Env, name: str) -> Any:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
+def seed_advice(env: Env) -> str:
+    """What to do when the same seed gives different tasks: an environment that is no code here says it itself."""
+    own = attribute(env, "seed_advice")
+    return own or (
+        "reset(seed=s) must draw the task from self.np_random only; noise that may differ between members belongs to "
+        "options['noise_seed']."
+    )
+
+
 def oracle_plan(env: Env) -> list[str]:
     """Actions from here to the goal; empty where the environment offers no oracle or the oracle knows no way."""
     plan = attribute(env, "oracle_actions")
@@ -178,7 +187,7 @@ def probe(config: EnvConfig, max_turns: int, timeout: float) -> EnvFacts:
         if again != first:
             return (
                 f"two resets with the same seed gave different observations ({first[:80]!r} and {again[:80]!r}). All "
-                "members of a group must get the same task: draw it from self.np_random only."
+                f"members of a group must get the same task. {seed_advice(env)}"
             )
         for _ in range(max_turns):
             admissible = info.get("admissible_actions") or [""]

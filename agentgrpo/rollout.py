@@ -24,6 +24,7 @@ from agentgrpo.environments import (
     checked_reset,
     checked_step,
     plain_entries,
+    seed_advice,
 )
 from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
 from agentgrpo.seeding import derive
@@ -258,9 +259,8 @@ class RolloutRunner:
         if one != episode.observation:
             raise ValueError(
                 f"Environment {self.pools.env_id(episode.task.env)!r} gave the members of one group different tasks "
-                f"for seed {episode.task.seed}: {one[:80]!r} and {episode.observation[:80]!r}. reset(seed=s) must "
-                "draw the task from self.np_random only; noise that may differ between members belongs to "
-                "options['noise_seed']."
+                f"for seed {episode.task.seed}: {one[:80]!r} and {episode.observation[:80]!r}. "
+                f"{seed_advice(episode.env)}"
             )
 
     def _fits(self, episode: Episode) -> bool:

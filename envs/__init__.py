@@ -14,6 +14,7 @@ ENV_IDS = {
     "agentgrpo/Calculator-v0": "agentgrpo.envs.calculator:CalculatorEnv",
     "agentgrpo/SqlTools-v0": "agentgrpo.envs.sql_tools:SqlToolsEnv",
     "agentgrpo/BabyAI-v0": "agentgrpo.envs.babyai:BabyAIEnv",
+    "agentgrpo/OpenEnv-v0": "agentgrpo.envs.open_env:OpenEnv",
 }
 
 # What has to be installed besides agentgrpo itself: pip install 'agentgrpo[EXTRA]'.
