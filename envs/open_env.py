@@ -176,8 +176,7 @@ class OpenEnv(gym.Env[str, str]):
     def _fault_of_the_text(self, error: ActionRefused) -> str:
         """What is wrong with the agent's text; empty if the action would be refused whatever the agent wrote."""
         for reason in error.reasons:
-            place = list(reason.get("loc") or [""])
-            if place[0] != self._action_path[0] or reason.get("type") in ("missing", "extra_forbidden"):
+            if reason["loc"][:1] != self._action_path[:1] or reason.get("type") in ("missing", "extra_forbidden"):
                 return ""
         return short(str(error.reasons[0].get("msg"))) if error.reasons else ""
 

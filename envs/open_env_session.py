@@ -42,8 +42,8 @@ class ActionRefused(ServerError):
     """
 
     def __init__(self, base_url: str, asked: str, came: str, check: str, reasons: Sequence[Any]) -> None:
-        self.reasons = [r for r in reasons if isinstance(r, dict)]
-        said = "; ".join(f"{'.'.join(map(str, r.get('loc') or ()))}: {r.get('msg')}" for r in self.reasons)
+        self.reasons = [r for r in reasons if isinstance(r, dict) and isinstance(r.get("loc"), list)]
+        said = "; ".join(f"{'.'.join(map(str, r['loc']))}: {r.get('msg')}" for r in self.reasons)
         super().__init__(base_url, asked, f"{came} ({short(said)})", check)
 
 
@@ -80,7 +80,7 @@ class Session:
             check = _SEE_SESSIONS if status in (401, 403, 404) else check
             came = f"it answered with HTTP status {status}: {said!r}"
             raise ServerError(base_url, "open a session", came, check) from error
-        except (WebSocketException, OSError) as error:  # TimeoutError is an OSError
+        except (WebSocketException, OSError, UnicodeError) as error:  # a timeout is an OSError
             raise ServerError(base_url, "open a session", f"there is no connection: {error}", check) from error
 
     def ask(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
