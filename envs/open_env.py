@@ -31,7 +31,8 @@ class OpenEnv(gym.Env[str, str]):
     of this class holds one session from its first reset on. An action that the server cannot read uses a turn up; all
     else that goes wrong raises :class:`ServerError`, and the next reset opens a new session. No step is sent twice.
 
-    The server gets a seed below 2**31, drawn from the one given to ``reset``.
+    The server gets a seed below 2**31, drawn from the one given to ``reset``. A reward of null counts as 0.0: it means
+    that there is none, but the openenv package's server writes NaN like that, too.
 
     Args:
         base_url: such as ``http://127.0.0.1:8000`` or ``https://host/path``.
@@ -100,7 +101,7 @@ class OpenEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         self._num_unseeded = 0 if seed is not None else self._num_unseeded + 1
         task_id = str(self.np_random_seed) + (f"+{self._num_unseeded}" if self._num_unseeded else "")
-        arguments = {"seed": int(self.np_random.integers(2**31)), **self._reset_arguments}
+        arguments = {**self._reset_arguments, "seed": int(self.np_random.integers(2**31))}
         self._turn, self._running = 0, False
         try:
             answer = self._start(arguments)
