@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Newer than pyproject.toml and constraints.txt when the environment is up to date; otherwise it is brought up to date.
 STAMP := $(VENV)/.installed
+SUITES := $(VENV)/.suites
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
@@ -30,8 +31,7 @@ test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests
 	@$(BIN)/python scripts/fetch_smollm2.py
 	@$(BIN)/python -m pytest -m 'slow and not suites'
 
-test-suites: $(STAMP) ## install the optional environment packages (some need Java), then their tests
-	@$(PIP) install -c constraints.txt -e ".[$$($(BIN)/python -c 'from agentgrpo.envs import EXTRAS; print(*sorted(set(EXTRAS.values())), sep=",")')]"
+test-suites: $(SUITES) ## install what optional environments need (once), then their tests
 	@$(BIN)/python -m pytest -m suites
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
@@ -58,3 +58,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "==> $(VENV) is ready"
+
+# The package openenv asks for more than its server needs, in versions that do not go together with constraints.txt.
+$(SUITES): $(STAMP)
+	@echo "==> installing what optional environments need (about 1 minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[openenv_server]'
+	@$(PIP) install -c constraints.txt --no-deps openenv
+	@touch $@

@@ -20,6 +20,7 @@ ENV_IDS = {
 # What has to be installed besides agentgrpo itself: pip install 'agentgrpo[EXTRA]'.
 EXTRAS: dict[str, str] = {
     "agentgrpo/BabyAI-v0": "babyai",
+    "agentgrpo/OpenEnv-v0": "openenv",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():
