@@ -376,7 +376,9 @@ def test_malformed_id_is_a_value_error_too() -> None:
 
 
 def test_missing_module_says_how_to_name_an_own_environment() -> None:
-    with pytest.raises(ValueError, match=r"run from the folder that holds your module \(it is named 'my_module:Maze-v0'\)"):
+    with pytest.raises(
+        ValueError, match=r"run from the folder that holds your module \(it is named 'my_module:Maze-v0'\)"
+    ):
         make_env(EnvConfig("x", "no_such_module:Maze-v0"))
 
 
