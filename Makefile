@@ -62,6 +62,6 @@ $(STAMP): pyproject.toml constraints.txt
 # The package openenv asks for more than its server needs, in versions that do not go together with constraints.txt.
 $(SUITES): $(STAMP)
 	@echo "==> installing what optional environments need (about 1 minute, once)"
-	@$(PIP) install -c constraints.txt -e '.[openenv_server]'
+	@$(PIP) install -c constraints.txt -e '.[openenv-server]'
 	@$(PIP) install -c constraints.txt --no-deps openenv
 	@touch $@

@@ -1,6 +1,6 @@
 """The client against the openenv package's own server; the client itself has no need of the package.
 
-``pip install --no-deps openenv`` and ``pip install 'agentgrpo[openenv,openenv_server]'`` bring what is imported here.
+``pip install --no-deps openenv`` and ``pip install 'agentgrpo[openenv,openenv-server]'`` bring what is imported here.
 """
 
 from __future__ import annotations
