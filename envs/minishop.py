@@ -1,12 +1,15 @@
 """MiniShop: find what is wanted in a shop, choose its colour, buy it."""
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from agentgrpo.checks import typed
 from agentgrpo.envs.base import View, in_range
 from agentgrpo.envs.tools import Tool, ToolEnv
+
+Choice = TypeVar("Choice")
 
 KINDS = ("shirt", "coat", "scarf", "hat", "dress", "skirt", "vest", "belt")
 MATERIALS = ("cotton", "wool", "linen", "silk", "leather", "denim")
@@ -64,11 +67,13 @@ class Shop(NamedTuple):
 class Page(NamedTuple):
     """What the customer looks at: the search page, results, or a product."""
 
-    found: tuple[int, ...] | None = None
-    """Results, as numbers of products; None: nothing has been searched for."""
+    found: tuple[int, ...] = ()
+    """Results, as numbers of products; empty on the search page."""
     product: int | None = None
     color: str = ""
     """The one that is chosen; empty: none yet."""
+    in_vain: bool = False
+    """Whether the search page follows a search that found nothing."""
     bought: bool = False
 
 
@@ -85,6 +90,8 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
         kinds: kinds of products, 1..8.
         variants: products of each kind, 1..6.
         colors: colours in which each product is sold, 2..6.
+        words: how many kinds, materials and colours there are to draw from, at most, in all shops: the language that is
+            to be learned; ``kinds`` or ``colors``, whichever is more, ..8.
         price_limit: whether the wish names a price.
         partial_reward: whether a wrong purchase earns the share of the wish's attributes that it has.
         max_turns: calls per episode.
@@ -98,6 +105,7 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
         kinds: int = 2,
         variants: int = 2,
         colors: int = 3,
+        words: int = 8,
         price_limit: bool = True,
         partial_reward: bool = False,
         max_turns: int = 8,
@@ -107,6 +115,8 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
         self.kinds = in_range("kinds", kinds, 1, len(KINDS))
         self.variants = in_range("variants", variants, 1, 6)
         self.colors = in_range("colors", colors, 2, len(COLORS))
+        in_range("words", words, max(kinds, colors), len(KINDS))
+        self._kinds, self._materials, self._colors = KINDS[:words], MATERIALS[:words], COLORS[:words]
         typed("price_limit", price_limit, bool)
         typed("partial_reward", partial_reward, bool)
         self.price_limit = price_limit
@@ -114,9 +124,9 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
 
     def _new_task(self) -> str:
         rng = self.np_random
-        kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[: self.kinds]]
-        material, color = MATERIALS[rng.integers(len(MATERIALS))], COLORS[rng.integers(len(COLORS))]
-        limit = LIMITS[rng.integers(len(LIMITS))] if self.price_limit else None
+        kinds = [self._kinds[i] for i in rng.permutation(len(self._kinds))[: self.kinds]]
+        material, color = _one(self._materials, rng), _one(self._colors, rng)
+        limit = _one(LIMITS, rng) if self.price_limit else None
         wish = Wish(kinds[0], material, color, limit)
         products = [self._fitting(wish, rng)]
         products += [self._other(wish, kinds[0], rng) for _ in range(self.variants - 1)]
@@ -126,7 +136,7 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
         return f"{self._how_to_answer()} Goal: buy {wish}."
 
     def _fitting(self, wish: Wish, rng: np.random.Generator) -> Product:
-        others = [color for color in COLORS if color != wish.color]
+        others = [color for color in self._colors if color != wish.color]
         drawn = [others[i] for i in rng.permutation(len(others))[: self.colors - 1]]
         price = _price(LOWEST, HIGHEST if wish.limit is None else wish.limit, rng)
         return Product(wish.kind, wish.material, price, tuple(sorted([wish.color, *drawn])))
@@ -136,65 +146,65 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
         product = self._any(kind, rng)
         if wish.limit is not None and rng.random() < 0.5:
             return product._replace(material=wish.material, price=_price(wish.limit, HIGHEST, rng))
-        others = [material for material in MATERIALS if material != wish.material]
-        return product._replace(material=others[rng.integers(len(others))])
+        others = [material for material in self._materials if material != wish.material]
+        return product._replace(material=_one(others, rng))
 
     def _any(self, kind: str, rng: np.random.Generator) -> Product:
-        colors = tuple(sorted(COLORS[i] for i in rng.permutation(len(COLORS))[: self.colors]))
-        return Product(kind, MATERIALS[rng.integers(len(MATERIALS))], _price(LOWEST, HIGHEST, rng), colors)
+        colors = tuple(sorted(self._colors[i] for i in rng.permutation(len(self._colors))[: self.colors]))
+        return Product(kind, _one(self._materials, rng), _price(LOWEST, HIGHEST, rng), colors)
 
     def _view(self) -> View:
         text = self._text()
         found, number, *_ = self.state
-        # The way back is part of the state, and a product's text does not tell it.
-        anchor = text if number is None else f"{text} From {found}."
+        # Products may read alike and differ in colours, and the text of one does not tell what lies behind `back`.
+        anchor = f"{text} Results {found}, product {number}." if found else text
         return View(text, anchor, sorted(self._write(*call) for call in self._calls()))
 
     def _calls(self) -> list[tuple[str, str]]:
         """Tools with arguments that mean something on this page."""
         found, number, *_ = self.state
-        if found is None:
+        if not found:
             words = {word for product in self.task.products for word in product.words}
             return [("search", word) for word in sorted(words)]
         clicks = [("click", item) for item in [*self._items(), BACK]]
         return clicks if number is None else [*clicks, ("buy", "")]
 
     def _expected(self) -> str:
-        if self.state.found is None:
+        if not self.state.found:
             return self._by_name["search"].sketch(self.tool_format)
         *first, last = (self._write(*call) for call in self._calls())
         return f"{', '.join(first)} or {last}" if first else last
 
     def _text(self) -> str:
         products, wish = self.task
-        found, number, color, bought = self.state
+        found, number, color, in_vain, bought = self.state
         if bought:
             return "You have bought what was asked for." if self._outcome() else f"Bought, but not {wish}."
         if number is not None:
             choice = f"Chosen: {color}." if color else f"Colours: {', '.join(products[number].colors)}."
             return f"{products[number]}. {choice}"
-        if found is None:
-            return "Search page."
-        listed = [f"{letter}: {products[i]}." for letter, i in zip(LETTERS, found, strict=False)]
-        return " ".join(listed) or "Nothing found."
+        if found:
+            return " ".join(f"{letter}: {products[i]}." for letter, i in zip(LETTERS, found, strict=False))
+        return "Nothing found. Search again." if in_vain else "Search page."
 
     def _items(self) -> list[str]:
         """Products or colours that can be clicked."""
-        found, number, color, _ = self.state
+        found, number, color, *_ = self.state
         if number is not None:
             return [other for other in self.task.products[number].colors if other != color]
-        return list(LETTERS[: len(found or ())])
+        return list(LETTERS[: len(found)])
 
     def _possible(self, name: str, argument: str) -> bool:
         if name == "search":
-            return self.state.found is None
+            return not self.state.found
         return (name, argument.lower()) in self._calls()
 
     def _use(self, name: str, argument: str) -> None:
         found, number, *_ = self.state
         item = argument.lower()
-        if found is None:
-            self.state = Page(self._search(item))
+        if name == "search":
+            found = self._search(item)
+            self.state = Page(found, in_vain=not found)
         elif name == "buy":
             self.state = self.state._replace(bought=True)
         elif item == BACK:
@@ -226,18 +236,22 @@ class MiniShopEnv(ToolEnv[Shop, Page]):
 
     def _plan(self) -> list[str]:
         products, wish = self.task
-        found, number, color, _ = self.state
+        found, number, color, *_ = self.state
         (target,) = (i for i, product in enumerate(products) if all(wish.fits(product, wish.color)))
         calls = [("buy", "")] if (number, color) == (target, wish.color) else [("click", wish.color), ("buy", "")]
         if number != target:
-            listed = found is not None and target in found
-            results = found if found is not None and listed else self._search(wish.kind)
+            listed = target in found
+            results = found if listed else self._search(wish.kind)
             calls.insert(0, ("click", LETTERS[results.index(target)]))
             if not listed:
                 calls.insert(0, ("search", wish.kind))
             # From a product back to the results, and on to the search page if they do not show what is wanted.
-            calls = [("click", BACK)] * ((number is not None) + (found is not None and not listed)) + calls
+            calls = [("click", BACK)] * ((number is not None) + (bool(found) and not listed)) + calls
         return [self._write(*call) for call in calls]
+
+
+def _one(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _price(low: int, high: int, rng: np.random.Generator) -> int:

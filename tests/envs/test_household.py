@@ -144,7 +144,8 @@ def test_every_house_is_as_the_dials_say(task: str, receptacles: int, openable: 
 def test_spare_names_decide_how_many_words_there_are() -> None:
     def words(spare_names: int | None) -> tuple[int, int]:
         env = HouseholdEnv(receptacles=3, openable=1, objects=1, spare_names=spare_names)
-        receptacles, objects = set(), set()
+        receptacles: set[str] = set()
+        objects: set[str] = set()
         for seed in range(200):
             env.reset(seed=seed)
             receptacles.update(env.task.receptacles)

@@ -82,8 +82,10 @@ def test_a_search_puts_those_with_most_words_first() -> None:
     assert in_shop().step("search[green cotton SHIRT below 30]")[0] == "a: cotton shirt, 25. b: cotton shirt, 45."
     assert in_shop().step("search[red]")[0].count(":") == 3
     env = in_shop()
-    assert env.step("search[umbrella]")[0] == "Nothing found."
-    assert env.oracle_actions() == ["click[back]", "search[shirt]", "click[b]", "click[red]", "buy"]
+    text, *_, info = env.step("search[umbrella]")
+    assert text == "Nothing found. Search again."
+    assert info["valid_action"] is True
+    assert env.oracle_actions() == ["search[shirt]", "click[b]", "click[red]", "buy"]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +120,20 @@ def test_a_wrong_purchase_earns_its_share_only_if_asked_for(page: Page, share: f
     assert in_shop(Page((2,), 2, "red"), partial_reward=True).step("buy")[1] == 1.0
 
 
-def test_anchor_tells_where_a_product_leads_back_to() -> None:
-    one, other = (in_shop(Page(found, 2, "red")) for found in ((2,), (0, 2)))
-    first, second = (env.restore(env.snapshot()) for env in (one, other))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Page((2,), 2, "red"), Page((0, 2), 2, "red")),  # `back` leads to other results
+        (Page((0,)), Page((1,))),  # products that read alike and come in other colours
+        (Page((0, 1), 0, "red"), Page((0, 1), 1, "red")),
+    ],
+)
+def test_anchor_tells_pages_apart_that_read_alike(one: Page, other: Page) -> None:
+    hats = (Product("hat", "wool", 10, ("blue", "red")), Product("hat", "wool", 10, ("green", "red")))
+    shop = Shop((*hats, SHOP.products[2]), SHOP.wish)
+    env = in_shop()
+    snapshot = env.snapshot()
+    first, second = (env.restore(type(snapshot)(shop, page, "by hand", 0, 0, None)) for page in (one, other))
     assert first[0] == second[0]
     assert first[1]["anchor"] != second[1]["anchor"]
 
@@ -141,6 +154,15 @@ def test_exactly_one_product_fits_and_can_be_bought(kinds: int, variants: int, c
         assert [result[1] for result in results] == [0.0, 0.0, 0.0, 1.0]
 
 
+def test_few_words_are_enough_for_all_shops() -> None:
+    env = MiniShopEnv(words=3)
+    known: set[str] = set()
+    for seed in range(60):
+        env.reset(seed=seed)
+        known.update(word for product in env.task.products for word in product.words)
+    assert known == {"shirt", "coat", "scarf", "cotton", "wool", "linen", "red", "blue", "green"}
+
+
 def test_dials() -> None:
     with pytest.raises(ValueError, match=r"kinds must be an integer from 1 to 8, got 9\."):
         MiniShopEnv(kinds=9)
@@ -148,6 +170,8 @@ def test_dials() -> None:
         MiniShopEnv(variants=0)
     with pytest.raises(ValueError, match=r"colors must be an integer from 2 to 6, got 1\."):
         MiniShopEnv(colors=1)
+    with pytest.raises(ValueError, match=r"words must be an integer from 4 to 8, got 3\."):
+        MiniShopEnv(kinds=4, words=3)
     with pytest.raises(ValueError, match="partial_reward must be true or false, got 'yes'"):
         MiniShopEnv(partial_reward="yes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="price_limit must be true or false, got 30"):

@@ -7,6 +7,7 @@ import gymnasium as gym
 import pytest
 
 import agentgrpo.envs  # noqa: F401  (registers)
+from agentgrpo.env_check import check_env
 from agentgrpo.envs.tools import MAX_CALL, Tool, ToolEnv, printable, read_call, same_answer
 
 TOOLS = (Tool("calculate", "expression"), Tool("buy"))
@@ -137,6 +138,12 @@ def test_either_format_is_understood_whatever_the_environment_writes(env_id: str
             assert results[-1][1:3] == (1.0, True)
             heard.append([(text, info["anchor"]) for text, *_, info in results])
         assert heard[0] == heard[1]
+
+
+@pytest.mark.parametrize("env_id", TOOL_ENVS)
+def test_the_contract_holds_in_the_other_format(env_id: str) -> None:
+    report = check_env(env_id, num_tasks=5, tool_format="json")
+    assert {finding.level for finding in report.findings if finding.check != "speed"} == {"ok"}, str(report)
 
 
 @pytest.mark.parametrize("env_id", TOOL_ENVS)
