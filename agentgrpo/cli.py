@@ -139,9 +139,8 @@ def _through_hydra(flags: list[str], overrides: list[str]) -> int:
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     flags = [a for a in args if a.startswith("-") and "=" not in a]
-    if "--cfg" in args or "-c" in args:
-        flags = list(args)
-        return flags, [a for a in args if "=" in a and not a.startswith("-")]
+    if "--cfg" in args or "-c" in args:  # has a value of its own
+        flags = [a for a in args if a.startswith("-") or "=" not in a]
     return flags, [a for a in args if a not in flags]
 
 

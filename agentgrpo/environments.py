@@ -64,7 +64,8 @@ def import_failure(env_id: str, error: ImportError) -> tuple[str, str]:
     if extra is not None:
         return words, f"pip install 'agentgrpo[{extra}]'"
     return words, (
-        "run from the folder that holds your module (it is named 'my_module:Maze-v0'), and install what it imports."
+        "your own is named 'module:Name-v0', e.g. env.id=my_module:Maze-v0; run from the folder that holds the module, "
+        "and install what it imports."
     )
 
 

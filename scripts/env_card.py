@@ -45,7 +45,7 @@ Made by `{command}` on {machine}.
 - **shared**: share of steps after the first whose state another member of the group acts in as well; step advantages
   (`gigpo`) live on those.
 - **oracle**: its success, and the mean number of steps of its successful episodes.
-- **steps/s**: of the random player in one thread, resets included.
+- **steps/s**: of the random player in one thread, resets included; where no actions are named, of one who says nothing.
 - **characters**: of an observation, on average and at most.
 
 A dash: the question makes no sense there (no admissible actions, no oracle, a single turn), or there are no figures.

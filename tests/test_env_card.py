@@ -129,8 +129,10 @@ def test_the_page_has_a_row_and_a_card_for_each(env_card: ModuleType, tmp_path: 
     assert re.findall(r"^## (\w+)", page, re.MULTILINE) == ["key_maze", "sokoban"]
 
 
-def test_every_id_has_a_card(env_card: ModuleType) -> None:
+def test_every_id_has_a_card_and_the_page_in_docs_has_them_all(env_card: ModuleType) -> None:
     assert {config["id"] for config in env_card.configurations().values()} == set(ENV_IDS)
+    cards = re.findall(r"^## (\w+)", env_card.PAGE.read_text(), re.MULTILINE)
+    assert cards == list(env_card.configurations()), "run python scripts/env_card.py again"
 
 
 def test_what_cannot_be_made_here_is_listed_as_such(

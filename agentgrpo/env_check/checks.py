@@ -215,38 +215,41 @@ def _change_by_nonsense(subject: Subject, seed: int) -> tuple[str, str] | None:
 def check_hostile(subject: Subject) -> Iterator[Finding]:
     """Whatever a model may write: in the first state and further on, answered in time, and leaving nothing behind."""
     first, _ = subject.reset(0)
-    for name, text in HOSTILE_TEXTS.items():
-        for num_before in (0, 2):
-            found = _answer(subject, text, num_before)
-            if found is not None:
-                yield Finding("problem", "hostile text", f"{name}: {found[0]}", found[1])
-                return
-    if subject.reset(0)[0] != first:
-        found = "after it, reset(seed=0) gives another first observation than before", "reset all state in reset()"
-        yield Finding("problem", "hostile text", *found)
+    texts = list(HOSTILE_TEXTS.items())
+    fault = _first_fault(subject, texts, moves=False) or _first_fault(subject, texts[::-1], moves=True)
+    if fault is not None:
+        yield Finding("problem", "hostile text", *fault)
+    elif subject.reset(0)[0] != first:
+        found = "after it, reset(seed=0) gives another first observation than before"
+        yield Finding("problem", "hostile text", found, "reset all state in reset()")
     else:
         yield Finding("ok", "hostile text", f"survives {', '.join(HOSTILE_TEXTS)}")
 
 
-def _answer(subject: Subject, text: str, num_before: int) -> tuple[str, str] | None:
-    """What is wrong with the answer to ``text`` after some random steps, and what to do."""
+def _first_fault(subject: Subject, texts: list[tuple[str, str]], *, moves: bool) -> tuple[str, str] | None:
+    """Send texts one after the other, with a random action before each if ``moves``; resets may be expensive."""
     rng = random.Random(0)
-    _, info = subject.reset(0)
-    for _ in range(num_before):
-        _, _, terminated, truncated, info = subject.step(subject.random_player(info, rng))
-        if terminated or truncated:
-            return None
-    start = time.perf_counter()
-    try:
-        answer = subject.step(text)[0]
-    except BrokenEnv as error:
-        return str(error), error.next_step
-    seconds = time.perf_counter() - start
-    if seconds > PATIENCE:
-        advice = "look for a regular expression that backtracks, or refuse long text before it is parsed"
-        return f"took {seconds:.1f} s to answer", advice
-    if len(text) > 1000 and text in answer:
-        return "the observation repeats it", "quote at most its first 50 characters"
+    over, info = True, dict[str, Any]()
+    for name, text in texts:
+        if over:
+            _, info = subject.reset(0)
+            over = False
+        if moves:
+            *_, terminated, truncated, info = subject.step(subject.random_player(info, rng))
+            if terminated or truncated:
+                _, info = subject.reset(0)
+        start = time.perf_counter()
+        try:
+            answer, _, terminated, truncated, info = subject.step(text)
+        except BrokenEnv as error:
+            return f"{name}: {error}", error.next_step
+        seconds = time.perf_counter() - start
+        if seconds > PATIENCE:
+            advice = "look for a regular expression that backtracks, or refuse long text before it is parsed"
+            return f"{name}: took {seconds:.1f} s to answer", advice
+        if len(text) > 1000 and text in answer:
+            return f"{name}: the observation repeats it", "quote at most its first 50 characters"
+        over = terminated or truncated
     return None
 
 

@@ -126,10 +126,10 @@ def _follow_oracle(subject: Subject, plan: list[str], *, ask_each_step: bool) ->
 
 def _is_noisy(subject: Subject) -> bool:
     """Whether members of a group, who share the seed and the actions, can see different episodes."""
-    for seed in range(min(subject.num_tasks, 5)):
+    for seed in range(min(subject.num_tasks, 4)):
         actions = subject.play(seed, subject.random_player, limit=50).actions
         episodes = set()
-        for noise_seed in range(6):
+        for noise_seed in range(4):
             try:
                 subject.env.reset(seed=seed, options={"noise_seed": noise_seed})
             except Exception:

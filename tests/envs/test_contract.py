@@ -3,6 +3,7 @@
 Tasks that need an optional package run under the mark ``suites``; ``agentgrpo.envs.EXTRAS`` says which.
 """
 
+import inspect
 import random
 from typing import Any
 
@@ -218,5 +219,6 @@ def test_bad_options_and_dials_are_named(env_id: str) -> None:
         env.reset(seed=0, options={"noisy_seed": 1})
     with pytest.raises(ValueError, match="at least 0, got -1"):
         env.reset(seed=0, options={"noise_seed": -1})
-    with pytest.raises(ValueError, match=r"max_turns must be an integer from 1 to 10000, got 0\."):
-        make(env_id, max_turns=0)
+    if "max_turns" in inspect.signature(type(env).__init__).parameters:  # a question has but one
+        with pytest.raises(ValueError, match=r"max_turns must be an integer from 1 to 10000, got 0\."):
+            make(env_id, max_turns=0)
