@@ -14,6 +14,9 @@ ENV_IDS = {
     "agentgrpo/Calculator-v0": "agentgrpo.envs.calculator:CalculatorEnv",
     "agentgrpo/SqlTools-v0": "agentgrpo.envs.sql_tools:SqlToolsEnv",
     "agentgrpo/BabyAI-v0": "agentgrpo.envs.babyai:BabyAIEnv",
+    "agentgrpo/ToyText-v0": "agentgrpo.envs.toy_text:ToyTextEnv",
+    "agentgrpo/TextArena-v0": "agentgrpo.envs.text_arena:TextArenaEnv",
+    "agentgrpo/ReasoningGym-v0": "agentgrpo.envs.reasoning_gym_tasks:ReasoningGymEnv",
     "agentgrpo/OpenEnv-v0": "agentgrpo.envs.open_env:OpenEnv",
 }
 
@@ -21,6 +24,8 @@ ENV_IDS = {
 EXTRAS: dict[str, str] = {
     "agentgrpo/BabyAI-v0": "babyai",
     "agentgrpo/OpenEnv-v0": "openenv",
+    "agentgrpo/TextArena-v0": "textarena",
+    "agentgrpo/ReasoningGym-v0": "reasoning-gym",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

@@ -214,6 +214,8 @@ class TextEnv(gym.Env[str, str], ABC, Generic[Task, State]):
 
 
 def _join(sentence: str, text: str) -> str:
+    if not sentence:
+        return text
     return f"{sentence}\n{text}" if "\n" in text else f"{sentence} {text}"  # a drawing starts on a line of its own
 
 
