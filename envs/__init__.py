@@ -17,6 +17,8 @@ ENV_IDS = {
     "agentgrpo/ToyText-v0": "agentgrpo.envs.toy_text:ToyTextEnv",
     "agentgrpo/TextArena-v0": "agentgrpo.envs.text_arena:TextArenaEnv",
     "agentgrpo/ReasoningGym-v0": "agentgrpo.envs.reasoning_gym_tasks:ReasoningGymEnv",
+    "agentgrpo/TextWorld-v0": "agentgrpo.envs.text_world:TextWorldEnv",
+    "agentgrpo/AlfWorld-v0": "agentgrpo.envs.alf_world:AlfWorldEnv",
     "agentgrpo/OpenEnv-v0": "agentgrpo.envs.open_env:OpenEnv",
 }
 
@@ -26,6 +28,8 @@ EXTRAS: dict[str, str] = {
     "agentgrpo/OpenEnv-v0": "openenv",
     "agentgrpo/TextArena-v0": "textarena",
     "agentgrpo/ReasoningGym-v0": "reasoning-gym",
+    "agentgrpo/TextWorld-v0": "textworld",
+    "agentgrpo/AlfWorld-v0": "alfworld",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

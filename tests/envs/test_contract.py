@@ -17,7 +17,10 @@ from agentgrpo.envs import ENV_IDS, EXTRAS
 from agentgrpo.envs.base import TextEnv
 
 INFO_KEYS = {"anchor", "admissible_actions", "valid_action", "success", "task_id"}
-ARGUMENTS: dict[str, dict[str, Any]] = {}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "agentgrpo/AlfWorld-v0": {"max_turns": 12},
+    "agentgrpo/TextWorld-v0": {"num_games": 4},
+}
 """Arguments that keep these tests short, where the defaults do not."""
 ELSEWHERE: set[str] = {"agentgrpo/OpenEnv-v0"}
 """Ids whose own tests check the contract, with what it takes: a server, or minutes."""
