@@ -19,6 +19,8 @@ ENV_IDS = {
     "agentgrpo/ReasoningGym-v0": "agentgrpo.envs.reasoning_gym_tasks:ReasoningGymEnv",
     "agentgrpo/TextWorld-v0": "agentgrpo.envs.text_world:TextWorldEnv",
     "agentgrpo/AlfWorld-v0": "agentgrpo.envs.alf_world:AlfWorldEnv",
+    "agentgrpo/TextWorldExpress-v0": "agentgrpo.envs.text_world_express:TextWorldExpressEnv",
+    "agentgrpo/ScienceWorld-v0": "agentgrpo.envs.science_world:ScienceWorldEnv",
     "agentgrpo/OpenEnv-v0": "agentgrpo.envs.open_env:OpenEnv",
 }
 
@@ -30,6 +32,8 @@ EXTRAS: dict[str, str] = {
     "agentgrpo/ReasoningGym-v0": "reasoning-gym",
     "agentgrpo/TextWorld-v0": "textworld",
     "agentgrpo/AlfWorld-v0": "alfworld",
+    "agentgrpo/TextWorldExpress-v0": "textworld-express",
+    "agentgrpo/ScienceWorld-v0": "scienceworld",
 }
 
 for _env_id, _entry_point in ENV_IDS.items():

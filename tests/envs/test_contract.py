@@ -22,7 +22,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "agentgrpo/TextWorld-v0": {"num_games": 4},
 }
 """Arguments that keep these tests short, where the defaults do not."""
-ELSEWHERE: set[str] = {"agentgrpo/OpenEnv-v0"}
+ELSEWHERE: set[str] = {"agentgrpo/OpenEnv-v0", "agentgrpo/ScienceWorld-v0"}
 """Ids whose own tests check the contract, with what it takes: a server, or minutes."""
 
 

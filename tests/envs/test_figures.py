@@ -58,6 +58,7 @@ def figures(env_id: str, kwargs: dict[str, Any]) -> tuple[list[float], list[int]
         ("agentgrpo/Calculator-v0", {"operations": 2}, 0.031, 3.0),
         ("agentgrpo/SqlTools-v0", {}, 0.029, 2.0),
         ("agentgrpo/SqlTools-v0", {"tables": 2}, 0.019, 2.0),
+        pytest.param("agentgrpo/TextWorldExpress-v0", {}, 0.35, 2.19, marks=pytest.mark.suites),
     ],
 )
 def test_random_and_oracle_figures(env_id: str, kwargs: dict[str, Any], success: float, steps: float) -> None:
