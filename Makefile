@@ -61,7 +61,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The package openenv asks for more than its server needs, in versions that do not go together with constraints.txt.
 $(SUITES): $(STAMP)
-	@echo "==> installing what optional environments need (about 1 minute, once)"
-	@$(PIP) install -c constraints.txt -e '.[openenv-server]'
+	@command -v java >/dev/null || { echo "Java is missing: install default-jre-headless (Debian), or any Java from version 8" >&2; exit 1; }
+	@echo "==> installing what optional environments need (up to 10 minutes, once: a planner is built from C++)"
+	@$(PIP) install -c constraints.txt -e '.[openenv-server,textarena,reasoning-gym,textworld,alfworld,textworld-express,scienceworld]'
 	@$(PIP) install -c constraints.txt --no-deps openenv
 	@touch $@
