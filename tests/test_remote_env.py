@@ -12,7 +12,7 @@ from agentgrpo.config import EnvConfig
 from agentgrpo.environments import attribute, make, make_env, oracle_plan
 from agentgrpo.remote_env import EnvDied, RemoteEnv
 
-COUNTDOWN = "slow_and_faulty_envs:TestEnvs/Countdown-v0"
+COUNTDOWN = "unreliable_envs:TestEnvs/Countdown-v0"
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_kill_ends_the_process() -> None:
 
 
 def test_an_environment_that_cannot_be_made_says_why() -> None:
-    env = RemoteEnv("slow_and_faulty_envs:TestEnvs/Refusing-v0", {})
+    env = RemoteEnv("unreliable_envs:TestEnvs/Refusing-v0", {})
     with pytest.raises(ValueError, match="this engine needs Java"):
         env.reset(seed=0)
     with pytest.raises(ValueError, match=r"not registered.*Did you mean"):

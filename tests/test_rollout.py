@@ -412,7 +412,7 @@ def test_probe_gives_up_on_an_environment_that_hangs() -> None:
 
 # --- environments that take their time --------------------------------------------------------------------------------
 
-COUNTDOWN = "slow_and_faulty_envs:TestEnvs/Countdown-v0"
+COUNTDOWN = "unreliable_envs:TestEnvs/Countdown-v0"
 
 
 def countdown(execution: str, workers: int = 16, timeout: float = 20.0, **kwargs: Any) -> RolloutRunner:

@@ -335,7 +335,14 @@ def test_a_faulty_environment_trains_to_the_end_and_every_fault_is_counted(
     small = [o for o in TINY if not o.startswith(("env=", "env.kwargs."))]
     dials = ["+env.kwargs.high=4", "+env.kwargs.max_turns=3", "env.execution=thread", "rollout.step_timeout=0.1"]
     folder = tmp_path / "faulty"
-    overrides = ["env.id=faulty_env:Faulty/NumberGuess-v0", *faults, *small, *dials, "num_updates=12", "group_size=8"]
+    overrides = [
+        "env.id=unreliable_envs:Faulty/NumberGuess-v0",
+        *faults,
+        *small,
+        *dials,
+        "num_updates=12",
+        "group_size=8",
+    ]
     assert main(["train", *overrides, f"run_dir={folder}"]) == 0
     records = lines(folder / "metrics.jsonl")
     assert len(records) == 12

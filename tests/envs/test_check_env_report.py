@@ -4,7 +4,7 @@ import io
 import textwrap
 from pathlib import Path
 
-import faulty_envs as faulty
+import broken_envs as broken
 import gymnasium as gym
 import pytest
 from rich.console import Console
@@ -59,7 +59,7 @@ def test_a_terminal_gets_paragraphs_of_80_columns_with_the_worst_first() -> None
 
 
 def test_real_reports_fit_into_80_columns() -> None:
-    for cls in (faulty.Good, faulty.BadInfo, faulty.SeedsGlobally, faulty.Sleeps, faulty.SingleTurn, faulty.Unseeded):
+    for cls in (broken.Good, broken.BadInfo, broken.SeedsGlobally, broken.Sleeps, broken.SingleTurn, broken.Unseeded):
         env_id = f"check_env_report/{cls.__name__}-v0"
         gym.register(env_id, entry_point=cls)
         text = printed(check_env(env_id, num_tasks=4), terminal=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from agentgrpo.envs.number_guess import NumberGuessEnv
+
 
 class Countdown(gym.Env[str, str]):
     """Counts down from ``turns``; every step takes ``seconds``. Some actions do harm."""
@@ -54,5 +56,34 @@ class Refusing(gym.Env[str, str]):
         raise ValueError("this engine needs Java")
 
 
+class FaultyNumberGuess(NumberGuessEnv):
+    """NumberGuess in which a step may raise, hang, or return what is no text.
+
+    Args:
+        crash: chance per step of an exception.
+        hang: chance per step of hanging for ``seconds``.
+        garbage: chance per step of an observation that is no text.
+        seconds: how long it hangs.
+    """
+
+    def __init__(
+        self, crash: float = 0.05, hang: float = 0.05, garbage: float = 0.05, seconds: float = 5.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._chances = (crash, crash + hang, crash + hang + garbage)
+        self._seconds = seconds
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        draw = self.noise_random.random()
+        if draw < self._chances[0]:
+            raise RuntimeError("injected crash")
+        if draw < self._chances[1]:
+            time.sleep(self._seconds)
+        elif draw < self._chances[2]:
+            return b"\xff\xfe garbage", 0.0, False, False, {}  # type: ignore[return-value]
+        return super().step(action)
+
+
 gym.register("TestEnvs/Countdown-v0", entry_point=Countdown)
 gym.register("TestEnvs/Refusing-v0", entry_point=Refusing)
+gym.register("Faulty/NumberGuess-v0", entry_point=FaultyNumberGuess)
