@@ -350,7 +350,8 @@ def test_close_ends_the_engine_and_so_does_forgetting_the_environment(mark: str)
 @pytest.mark.suites
 @pytest.mark.parametrize("end", ["pass", "import os; os.kill(os.getpid(), 9)", "raise KeyError"])
 def test_the_engine_ends_with_its_process_however_that_ends(end: str, mark: str) -> None:
-    code = f"from agentgrpo.envs.text_world_express import *; e = TextWorldExpressEnv(); print(e._engine.pid, flush=True); {end}"
+    made = "from agentgrpo.envs.text_world_express import *; e = TextWorldExpressEnv()"
+    code = f"{made}; print(e._engine.pid, flush=True); {end}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended(int(run.stdout))
 
