@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from agentgrpo.config import EnvConfig, RolloutConfig
-from agentgrpo.context import Conversation
+from agentgrpo.context import ChatFormat, Conversation
 from agentgrpo.deadline import Failure
 from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import (
@@ -122,7 +122,7 @@ class RolloutRunner:
         envs: the environments by name, and how an action is read from the policy's text.
         config: limits.
         new_conversation: makes the context of an episode of the named environment.
-        decode: token ids of an answer -> text.
+        chat: reads the policy's answers.
         context_length: most tokens that a sequence may have.
     """
 
@@ -131,13 +131,14 @@ class RolloutRunner:
         envs: Mapping[str, EnvConfig],
         config: RolloutConfig,
         new_conversation: Callable[[str], Conversation],
-        decode: Callable[[tuple[int, ...]], str],
+        chat: ChatFormat,
         context_length: int,
     ) -> None:
         self._config = config
         self._new_conversation = new_conversation
-        self._decode = decode
+        self._decode = chat.decode
         self._context_length = context_length
+        self._most_characters = context_length * chat.longest_token  # more need not be tokenised to be too much
         self._only = next(iter(envs))
         self._actions = {
             name: re.compile(env.action_pattern) if env.action_pattern else None for name, env in envs.items()
@@ -270,7 +271,10 @@ class RolloutRunner:
         return False
 
     def _observe(self, episode: Episode, observation: str, info: dict[str, Any]) -> None:
-        """Takes an observation that the policy will answer."""
+        """Takes an observation that the policy will answer, if it has any chance to fit."""
+        if len(observation) > self._most_characters:
+            episode.observation, episode.status = observation, RolloutStatus.CONTEXT_LIMIT
+            return
         prompt_ids, starts = episode.conversation.observe(observation)
         anchor = info.get("anchor")
         episode.observation, episode.info = observation, info

@@ -57,7 +57,7 @@ def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
         config.environments,
         config.rollout,
         lambda env: make_conversation(made.chats[env], config.context.kind, config.context.window_turns),
-        made.chat.decode,
+        made.chat,
         policy.context_length(made.model),
     )
 

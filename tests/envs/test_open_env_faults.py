@@ -245,7 +245,7 @@ def runner(env: EnvConfig) -> Iterator[RolloutRunner]:
         {"open_env": env},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=10, step_timeout=10.0),
         lambda name: make_conversation(CHAT, "transcript", 2),
-        CHAT.decode,
+        CHAT,
         1000,
     )
     try:

@@ -165,7 +165,7 @@ def runner(url: str, execution: str = "thread", workers: int = 32) -> Iterator[R
         {"open_env": EnvConfig("open_env", "agentgrpo/OpenEnv-v0", kwargs, execution=execution, workers=workers)},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=10, step_timeout=30.0),
         lambda name: make_conversation(CHAT, "transcript", 2),
-        CHAT.decode,
+        CHAT,
         1000,
     )
     try:

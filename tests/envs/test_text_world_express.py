@@ -365,7 +365,7 @@ def looking(
         {"x": EnvConfig("x", ID, execution=execution, workers=workers)},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=20, step_timeout=timeout),
         lambda name: make_conversation(chat, "transcript", 2),
-        chat.decode,
+        chat,
         2000,
     )
     turns = itertools.count()
