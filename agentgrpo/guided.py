@@ -46,9 +46,7 @@ class GuidedPlayer:
         ]
         prompts = [[*e.conversation.prompt, *lead] for e, lead in zip(rest, leads, strict=True)]
         for episode, lead, drawn in zip(rest, leads, self.sampler.generate(prompts, params), strict=True):
-            led[id(episode)] = Completion(
-                (*lead, *drawn.token_ids), drawn.logprobs, drawn.stop_reason, num_guided=len(lead)
-            )
+            led[id(episode)] = replace(drawn, token_ids=(*lead, *drawn.token_ids), num_guided=len(lead))
         return [led[id(e)] for e in episodes]
 
     def _expert_turns(self, episodes: Sequence[Episode]) -> dict[int, Completion]:

@@ -66,7 +66,7 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     width = PRECISIONS[config.model.precision].itemsize
     half = config.model.precision == "bf16"
-    other_sampler = config.sampler.precision != config.model.precision
+    other_sampler = config.rollout.mode == "async" or config.sampler.precision != config.model.precision
     tokens = config.optim.micro_batch_tokens
     vocabulary = model.get_output_embeddings().weight.shape[0]
     parts = {

@@ -8,8 +8,8 @@ ready meanwhile.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -44,6 +44,21 @@ class Task:
     """Name of the environment, where a run has several; empty: the only one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A group that is to be played."""
+
+    key: tuple[int, ...]
+    """What it is handed over with; of the episodes that are ready together, those of the lowest key come first."""
+    task: Task
+    guidance: tuple[int, ...]
+    """(G,) how far an expert leads each member in, for a player that asks one."""
+
+
+Orders = Callable[[bool], Sequence[Order] | None]
+"""Gives the orders that are new, or None when no more will come. Called with True it may wait until there are some."""
+
+
 @dataclass(slots=True)
 class Episode:
     """An episode while it is played."""
@@ -51,8 +66,8 @@ class Episode:
     conversation: Conversation
     task: Task
     slot: int
-    group: int = 0
-    """Which of the groups under way it belongs to."""
+    group: tuple[int, ...] = ()
+    """Key of the group that it belongs to."""
     guidance: int = 0
     """Turns (tokens, in single-turn tasks) that an expert leads in with."""
     held: Env | None = None
@@ -146,61 +161,90 @@ class RolloutRunner:
         self.pools = EnvPools(envs, config.step_timeout)
         self.num_env_steps = 0
 
-    def collect(
-        self, player: Player, tasks: Sequence[Task], group_size: int, guidance: Sequence[int] = ()
-    ) -> list[Group]:
-        """Plays ``group_size`` episodes of each task.
+    def collect(self, player: Player, tasks: Sequence[Task], group_size: int) -> list[Group]:
+        """Plays ``group_size`` episodes of each task, which nobody leads in.
 
-        Args:
-            guidance: (group_size,) how far an expert leads each member in, for a player that asks one.
         Raises:
             ValueError: members of a group do not start from the same observation.
         """
-        tasks = [task if task.env else replace(task, env=self._only) for task in tasks]
-        episodes = [
-            Episode(self._new_conversation(task.env), task, slot, group, guidance[slot] if guidance else 0)
-            for group, task in enumerate(tasks)
-            for slot in range(group_size)
+        return self.play(player, [Order((i,), task, (0,) * group_size) for i, task in enumerate(tasks)])
+
+    def play(self, player: Player, orders: Sequence[Order]) -> list[Group]:
+        """Plays groups; in the order of the orders, whose keys must differ."""
+        rounds = iter([orders])
+        found = dict(self.stream(player, lambda wait: next(rounds, None)))
+        return [found[order.key] for order in orders]
+
+    def stream(self, player: Player, orders: Orders) -> Iterator[tuple[tuple[int, ...], Group]]:
+        """Plays groups as they are ordered, side by side, and gives each with its key as soon as it is complete.
+
+        Raises:
+            ValueError: members of a group do not start from the same observation.
+        """
+        under_way: dict[tuple[int, ...], list[Episode]] = {}
+        left: Counter[tuple[int, ...]] = Counter()
+        waiting: deque[Episode] = deque()
+        starts: dict[tuple[int, ...], str] = {}
+        ready: list[Episode] = []
+        more = True
+        try:
+            while True:
+                idle = not (waiting or self.pools.num_pending)
+                new = orders(idle) if more else None
+                more = new is not None
+                for order in new or ():
+                    episodes = self._episodes(order)
+                    under_way[order.key], left[order.key] = episodes, len(episodes)
+                    waiting.extend(episodes)
+                if not (waiting or self.pools.num_pending):
+                    if not more:
+                        return
+                    continue
+                self._start(waiting)
+                with phase("environments"):
+                    finished = self.pools.finished(wait=True)
+                with phase("episodes"):
+                    for episode, result in finished:
+                        self._take(episode, result, starts)
+                    ready = [e for e, _ in finished if e.status is None and self._fits(e)]
+                over = [e for e, _ in finished if e.status is not None]
+                for episode in over:
+                    # An environment that failed may be in any state, or still busy: it is not used again.
+                    usable = episode.status is not None and not episode.status.crashed
+                    self.pools.give_back(episode.task.env, episode.env, usable=usable)
+                if ready:
+                    # By order, whoever came first: a batch does not depend on it more than it must.
+                    ready.sort(key=lambda e: (e.group, e.slot))
+                    completions = player.act(ready)
+                    with phase("episodes"):
+                        self._submit_turns(ready, completions)
+                left.subtract(e.group for e in over)
+                for key in dict.fromkeys(e.group for e in over):
+                    if not left[key]:
+                        del left[key]
+                        starts.pop(key, None)  # none where every member failed
+                        yield key, self._group(under_way.pop(key))
+        except BaseException:
+            self.pools.abandon()  # calls may be under way, and their environments half way through a step
+            raise
+
+    def _episodes(self, order: Order) -> list[Episode]:
+        task = order.task if order.task.env else replace(order.task, env=self._only)
+        return [
+            Episode(self._new_conversation(task.env), task, slot, order.key, lead)
+            for slot, lead in enumerate(order.guidance)
         ]
-        self._play(player, episodes)
-        groups = []
-        for i, task in enumerate(tasks):
-            members = episodes[i * group_size : (i + 1) * group_size]
-            best = self.pools.max_return(task.env)
-            groups.append(Group(tuple(e.finish(best) for e in members), task.seed, best, task.env))
-        return groups
+
+    def _group(self, episodes: Sequence[Episode]) -> Group:
+        task = episodes[0].task
+        best = self.pools.max_return(task.env)
+        return Group(tuple(e.finish(best) for e in episodes), task.seed, best, task.env)
 
     def close(self) -> None:
         """Closes every environment."""
         self.pools.close()
 
-    # --- the loop -------------------------------------------------------------------------------------------------
-
-    def _play(self, player: Player, episodes: Sequence[Episode]) -> None:
-        waiting = deque(episodes)
-        starts: dict[int, str] = {}
-        ready: list[Episode] = []
-        try:
-            while waiting or ready or self.pools.num_pending:
-                self._start(waiting)
-                with phase("environments"):
-                    finished = self.pools.finished(wait=not ready)
-                with phase("episodes"):
-                    for episode, result in finished:
-                        self._take(episode, result, starts)
-                    ready += [e for e, _ in finished if e.status is None and self._fits(e)]
-                    for episode, _ in finished:
-                        self._let_go_if_over(episode)
-                if ready:
-                    # In the order of the tasks, whoever came first: a batch does not depend on it more than it must.
-                    ready.sort(key=lambda e: (e.group, e.slot))
-                    completions = player.act(ready)
-                    with phase("episodes"):
-                        self._submit_turns(ready, completions)
-                    ready = []
-        except BaseException:
-            self.pools.abandon()  # calls may be under way, and their environments half way through a step
-            raise
+    # --- turns -------------------------------------------------------------------------------------------------------
 
     def _start(self, waiting: deque[Episode]) -> None:
         """Resets an environment for each episode that there is one for; the others wait until one is free."""
@@ -227,10 +271,11 @@ class RolloutRunner:
                 num_guided=completion.num_guided,
                 logprobs=completion.logprobs,
                 stop_reason=completion.stop_reason,
+                policy_version=completion.version,
             )
             self.pools.submit(episode.task.env, episode, partial(checked_step, episode.env, action), episode.env)
 
-    def _take(self, episode: Episode, result: Any, starts: dict[int, str]) -> None:
+    def _take(self, episode: Episode, result: Any, starts: dict[tuple[int, ...], str]) -> None:
         """Takes what an environment answered: to its reset, or to a turn."""
         if not episode.started:
             episode.started = True
@@ -248,14 +293,9 @@ class RolloutRunner:
         else:
             self._take_result(episode, episode.pending, result)
 
-    def _let_go_if_over(self, episode: Episode) -> None:
-        if episode.status is not None:
-            # An environment that failed may be in any state, or still busy: it is not used again.
-            self.pools.give_back(episode.task.env, episode.env, usable=not episode.status.crashed)
-
     # --- what an answer means -------------------------------------------------------------------------------------
 
-    def _check_same_start(self, episode: Episode, starts: dict[int, str]) -> None:
+    def _check_same_start(self, episode: Episode, starts: dict[tuple[int, ...], str]) -> None:
         one = starts.setdefault(episode.group, episode.observation)
         if one != episode.observation:
             raise ValueError(

@@ -65,5 +65,9 @@ def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
 def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
     """The sampler that the configuration names."""
     return TransformersSampler(
-        made.model, [made.chat.end_id], precision=config.sampler.precision, cache_gb=config.sampler.cache_gb
+        made.model,
+        [made.chat.end_id],
+        precision=config.sampler.precision,
+        cache_gb=config.sampler.cache_gb,
+        own_weights=config.rollout.mode == "async",
     )

@@ -17,6 +17,7 @@ from rich.console import Console
 from agentgrpo import curriculum, environments, memory, models, packing, timing, wording
 from agentgrpo.algorithm import Algorithm, RunFacts, State
 from agentgrpo.annotation import annotate, worth
+from agentgrpo.async_collection import AsyncCollector
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
 from agentgrpo.collection import Collector
 from agentgrpo.config import TrainConfig, build_algorithm, parse
@@ -28,6 +29,7 @@ from agentgrpo.profiling import Profile
 from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.rollout import PolicyPlayer
 from agentgrpo.run_folder import RunFolder
+from agentgrpo.samplers.versioned import VersionedSampler
 from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
 from agentgrpo.timing import phase
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
@@ -63,7 +65,8 @@ class Trainer:
         c = self.config
         self.algorithm: Algorithm
         algorithm, self.ignored = build_algorithm(c)
-        self.algorithm = algorithm.settled(exact_sampler=c.model.precision == c.sampler.precision == "fp32")
+        exact = c.model.precision == c.sampler.precision == "fp32" and c.rollout.mode == "sync"
+        self.algorithm = algorithm.settled(exact_sampler=exact)
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
         console = console or Console()
@@ -115,8 +118,13 @@ class Trainer:
         if not self.learner.shares_prefixes:
             kind = type(self.policy.model).__name__
             self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
-        self.sampler = build_sampler(c, replace(self.policy, model=self.learner.computing))
-        self.collector = Collector(c, self.algorithm, self.runner, self.sampler, self.policy.chat, self.scorer)
+        self.sampler = VersionedSampler(build_sampler(c, replace(self.policy, model=self.learner.computing)))
+        parts = (self.sampler, self.policy.chat, self.scorer)
+        self.collector = (
+            Collector(c, self.algorithm, self.runner, *parts)
+            if c.rollout.mode == "sync"
+            else AsyncCollector(c, self.algorithm, build_runner(c, self.policy), *parts)
+        )
         self.algorithm_state: State = self.algorithm.initial_state()
         self.curriculum_state: CurriculumState = {}
         self.totals = Totals()
@@ -174,6 +182,8 @@ class Trainer:
                         self._save()
         finally:
             self.display.stop()
+            self.collector.close()
+            self.runner.close()
         return self._finish("interrupted" if interrupted else "finished")
 
     def _begin(self) -> None:
@@ -201,9 +211,9 @@ class Trainer:
         c = self.config
         logging = timing.take().get("logging", 0.0)  # of the update before: this one's comes after its record
         started = time.monotonic()
-        steps, stats = self.runner.num_env_steps, self.sampler.stats
-        sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
-        self.sampler.sync(self.learner.computing)
+        stats = self.sampler.stats
+        prompts, prefilled = stats.prompt_tokens, stats.prefilled_tokens
+        self.sampler.sync(self.learner.computing, self.update)
         experience = self.collector.collect(self.update, self.algorithm_state, self.curriculum_state)
         self.curriculum_state = self.collector.curriculum.measured(self.curriculum_state, experience.groups)
         collected = time.monotonic()
@@ -219,7 +229,7 @@ class Trainer:
                 for item in packing.sequences(trajectory, worth)
             ]
         with phase("metrics"):
-            metrics = experience_metrics(experience) | algorithm_metrics(self.algorithm_state)
+            metrics = experience_metrics(experience, self.update) | algorithm_metrics(self.algorithm_state)
             metrics |= self.collector.curriculum.metrics(self.curriculum_state)
         metrics |= self.learner.update(items, self.algorithm, (c.seed, self.update))
         self.algorithm_state = self.algorithm.next_state(self.algorithm_state, experience.groups)
@@ -227,7 +237,9 @@ class Trainer:
             self.learner.move_reference(self.algorithm.reference_mix)
         ended = time.monotonic()
 
-        sampled = stats.sampled_tokens - sampled
+        steps = [step for group in experience.groups for trajectory in group for step in trajectory.steps]
+        sampled = sum(step.num_policy_tokens for step in steps)
+        sampling = collected - started if c.rollout.mode == "sync" else ended - started
         metrics["sampler/cached_prompt_share"] = 1 - (stats.prefilled_tokens - prefilled) / max(
             stats.prompt_tokens - prompts, 1
         )
@@ -235,7 +247,7 @@ class Trainer:
         seconds = {
             "time/rollout": collected - started,
             "time/update": ended - collected,
-            "sampler/tokens_per_second": sampled / (collected - started),
+            "sampler/tokens_per_second": sampled / sampling,
             **timing.metrics(phases, ended - started + logging),
         }
         if self.profile is not None:
@@ -244,7 +256,7 @@ class Trainer:
         self.totals.training_seconds += ended - started
         self.totals.sampled_tokens += sampled
         self.totals.trained_tokens += sum(len(s.token_ids) for s in items)
-        self.totals.env_steps += self.runner.num_env_steps - steps
+        self.totals.env_steps += len(steps)
         self.totals.episodes += sum(map(len, experience.groups))
         with phase("logging"):
             self._log(groups, credit, metrics, seconds)
@@ -280,7 +292,7 @@ class Trainer:
     def _evaluate(self) -> None:
         started = time.monotonic()
         c = self.config
-        self.sampler.sync(self.learner.computing)
+        self.sampler.sync(self.learner.computing, self.update)
         player = PolicyPlayer(self.sampler, c.rollout.params(c.eval.temperature))
         result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
         self.totals.evaluation_seconds += time.monotonic() - started
@@ -355,7 +367,6 @@ class Trainer:
             {"final/success": self.after["success"], "final/best_success": self.best["success"]},
         )
         self.board.close()
-        self.runner.close()
         self.display.say(wording.result(summary, c))
         return summary
 

@@ -13,7 +13,7 @@ from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.packing import sequences
-from agentgrpo.rollout import RolloutRunner, Task
+from agentgrpo.rollout import Order, RolloutRunner, Task
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Credit, Group, StopReason, Trajectory
@@ -80,7 +80,7 @@ def play(env_id: str, guidance: list[int], answer: str, max_new_tokens: int = 12
         {config.name: config}, limits, lambda name: make_conversation(CHAT, "transcript", 2), CHAT, 500
     )
     player = GuidedPlayer(ScriptedSampler(script), SamplingParams(max_new_tokens), CHAT, runner.pools)
-    (group,) = runner.collect(player, [Task(3, ("test",))], len(guidance), guidance)
+    (group,) = runner.play(player, [Order((0,), Task(3, ("test",)), guidance)])
     return group, prompts
 
 

@@ -46,6 +46,8 @@ class Completion:
     stop_reason: StopReason
     num_guided: int = 0
     """How many of ``token_ids``, from the first on, an expert gave: they were not sampled and have no logprobs."""
+    version: int = 0
+    """Updates that the weights had seen which it was sampled from."""
 
 
 @dataclass(slots=True)

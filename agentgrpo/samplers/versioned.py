@@ -1,0 +1,38 @@
+"""A sampler that says which weights each token was drawn from, and that several threads may use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
+
+
+class VersionedSampler:
+    """Lets one thread at a time sample or change the weights, so that a completion comes from one version of them.
+
+    Args:
+        sampler: does the work.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self.stats = sampler.stats
+        self._lock = threading.Lock()
+        self.version = 0
+        """Updates that the weights have seen."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[Completion]:
+        """One completion per prompt, in order, each with the version of the weights."""
+        with self._lock:
+            found = self._sampler.generate(prompts, params)
+            return [replace(completion, version=self.version) for completion in found]
+
+    def sync(self, model: PreTrainedModel, version: int = 0) -> None:
+        """Takes over new weights and forgets everything computed with the old ones."""
+        with self._lock:
+            self._sampler.sync(model)
+            self.version = version
