@@ -13,7 +13,7 @@ from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.mix import Mix
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import Player, PolicyPlayer, RolloutRunner
+from agentgrpo.rollout import ContinuousPlayer, Player, RolloutRunner, policy_player
 from agentgrpo.samplers.base import Sampler
 from agentgrpo.types import Group
 
@@ -66,8 +66,8 @@ class Collector:
             rounds += 1
         return Experience(tuple(groups), tuple(kept), rounds)
 
-    def _player(self, guidance: Sequence[int]) -> Player:
+    def _player(self, guidance: Sequence[int]) -> Player | ContinuousPlayer:
         params = self._config.rollout.params()
         if not any(guidance):
-            return PolicyPlayer(self._sampler, params)
+            return policy_player(self._sampler, params)
         return GuidedPlayer(self._sampler, params, self._chat, self._runner.pools)

@@ -1,18 +1,19 @@
 """Plays groups of episodes: whoever has been answered by its environment is answered by the policy, nobody waits.
 
-Environments that answer at once (``execution=inline``) go in lock-step: one generation batch per turn, without the
-episodes that have ended. Slow ones step side by side in threads or processes, and the policy writes for those that are
-ready meanwhile.
+With a sampler that writes batches, environments that answer at once (``execution=inline``) go in lock-step: one
+generation batch per turn, without the episodes that have ended. Slow ones step side by side in threads or processes,
+and the policy writes for those that are ready meanwhile. With a continuous sampler an episode goes on as soon as its
+own turn is written, while the others are still being written.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import Conversation
@@ -26,7 +27,7 @@ from agentgrpo.environments import (
     plain_entries,
     seed_advice,
 )
-from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
+from agentgrpo.samplers.base import Completion, ContinuousSampler, Sampler, SamplingParams
 from agentgrpo.seeding import derive
 from agentgrpo.timing import phase
 from agentgrpo.types import Group, RolloutStatus, Step, Trajectory
@@ -96,15 +97,56 @@ class Episode:
 
 
 class Player(Protocol):
-    """Whoever answers observations: a policy, a script, a person."""
+    """Whoever answers observations, all that are ready at once: a policy, a script, a person."""
 
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
         """One completion per episode, in order."""
 
 
+@runtime_checkable
+class ContinuousPlayer(Protocol):
+    """A player that takes episodes at any time, and answers each when it is ready."""
+
+    @property
+    def num_taken(self) -> int:
+        """Episodes that have no answer yet."""
+
+    def take(self, episodes: Sequence[Episode]) -> None:
+        """Takes episodes that wait for an answer."""
+
+    def answered(self) -> list[tuple[Episode, Completion]]:
+        """Goes on with what was taken, and hands out what is ready: maybe nothing yet."""
+
+    def abandon(self) -> None:
+        """Forgets what was taken."""
+
+
+class InBatches:
+    """A player that acts on whole batches, as a continuous one: it answers everything that it has, at once."""
+
+    def __init__(self, player: Player) -> None:
+        self._player = player
+        self._taken: list[Episode] = []
+
+    @property
+    def num_taken(self) -> int:
+        return len(self._taken)
+
+    def take(self, episodes: Sequence[Episode]) -> None:
+        self._taken += episodes
+
+    def answered(self) -> list[tuple[Episode, Completion]]:
+        # In the order of the tasks, whoever came first: a batch does not depend on it more than it must.
+        episodes, self._taken = sorted(self._taken, key=lambda e: (e.group, e.slot)), []
+        return list(zip(episodes, self._player.act(episodes), strict=True))
+
+    def abandon(self) -> None:
+        self._taken = []
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyPlayer:
-    """The policy behind a sampler."""
+    """The policy behind a sampler that writes batches."""
 
     sampler: Sampler
     params: SamplingParams
@@ -113,6 +155,47 @@ class PolicyPlayer:
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
         params = [replace(self.params, noise_key=e.noise_key) for e in episodes]
         return self.sampler.generate([e.conversation.prompt for e in episodes], params)
+
+
+class ContinuousPolicyPlayer:
+    """The policy behind a continuous sampler.
+
+    Args:
+        params: of every turn; the noise key is filled in.
+    """
+
+    def __init__(self, sampler: ContinuousSampler, params: SamplingParams) -> None:
+        self._sampler = sampler
+        self._params = params
+        self._taken: dict[Hashable, Episode] = {}
+
+    @property
+    def num_taken(self) -> int:
+        return len(self._taken)
+
+    def take(self, episodes: Sequence[Episode]) -> None:
+        for episode in episodes:
+            key = (episode.group, episode.slot)
+            self._taken[key] = episode
+            self._sampler.submit(key, episode.conversation.prompt, replace(self._params, noise_key=episode.noise_key))
+
+    def answered(self) -> list[tuple[Episode, Completion]]:
+        return [(self._taken.pop(key), completion) for key, completion in self._sampler.poll()]
+
+    def abandon(self) -> None:
+        self._taken = {}
+        self._sampler.cancel()
+
+
+def policy_player(sampler: Sampler, params: SamplingParams) -> Player | ContinuousPlayer:
+    """The policy as a player, in the way that its sampler works.
+
+    Args:
+        params: of every turn; the noise key is filled in.
+    """
+    if isinstance(sampler, ContinuousSampler):
+        return ContinuousPolicyPlayer(sampler, params)
+    return PolicyPlayer(sampler, params)
 
 
 class RolloutRunner:
@@ -146,7 +229,7 @@ class RolloutRunner:
         self.num_env_steps = 0
 
     def collect(
-        self, player: Player, tasks: Sequence[Task], group_size: int, guidance: Sequence[int] = ()
+        self, player: Player | ContinuousPlayer, tasks: Sequence[Task], group_size: int, guidance: Sequence[int] = ()
     ) -> list[Group]:
         """Plays ``group_size`` episodes of each task.
 
@@ -175,30 +258,28 @@ class RolloutRunner:
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
-    def _play(self, player: Player, episodes: Sequence[Episode]) -> None:
+    def _play(self, player: Player | ContinuousPlayer, episodes: Sequence[Episode]) -> None:
         waiting = deque(episodes)
         starts: dict[int, str] = {}
-        ready: list[Episode] = []
+        writer = player if isinstance(player, ContinuousPlayer) else InBatches(player)
         try:
-            while waiting or ready or self.pools.num_pending:
+            while waiting or writer.num_taken or self.pools.num_pending:
                 self._start(waiting)
                 with phase("environments"):
-                    finished = self.pools.finished(wait=not ready)
+                    finished = self.pools.finished(wait=not writer.num_taken)
                 with phase("episodes"):
                     for episode, result in finished:
                         self._take(episode, result, starts)
-                    ready += [e for e, _ in finished if e.status is None and self._fits(e)]
+                    writer.take([e for e, _ in finished if e.status is None and self._fits(e)])
                     for episode, _ in finished:
                         self._let_go_if_over(episode)
-                if ready:
-                    # In the order of the tasks, whoever came first: a batch does not depend on it more than it must.
-                    ready.sort(key=lambda e: (e.group, e.slot))
-                    completions = player.act(ready)
+                if writer.num_taken:
+                    answered = writer.answered()
                     with phase("episodes"):
-                        self._submit_turns(ready, completions)
-                    ready = []
+                        self._submit_turns(answered)
         except BaseException:
             self.pools.abandon()  # calls may be under way, and their environments half way through a step
+            writer.abandon()
             raise
 
     def _start(self, waiting: deque[Episode]) -> None:
@@ -213,8 +294,8 @@ class RolloutRunner:
             call = partial(checked_reset, episode.held, episode.task.seed, noise_seed)
             self.pools.submit(episode.task.env, episode, call, episode.held)
 
-    def _submit_turns(self, episodes: Sequence[Episode], completions: Sequence[Completion]) -> None:
-        for episode, completion in zip(episodes, completions, strict=True):
+    def _submit_turns(self, answered: Sequence[tuple[Episode, Completion]]) -> None:
+        for episode, completion in answered:
             text = self._decode(completion.token_ids)
             action = self._read_action(episode.task.env, text)
             episode.conversation.answer(completion.token_ids, action)
