@@ -15,6 +15,7 @@ from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
 from agentgrpo.registry import algorithm_class
 from agentgrpo.samplers.base import SamplingParams
+from agentgrpo.samplers.settings import SamplerSettings, sampler_settings
 
 
 @dataclass
@@ -75,19 +76,6 @@ class ModelConfig:
                 f"model.hidden_size must be a multiple of 2 * model.num_heads, got {self.hidden_size} "
                 f"and {self.num_heads}."
             )
-
-
-@dataclass
-class SamplerConfig:
-    kind: str
-    precision: str
-    cache_gb: float
-
-    def __post_init__(self) -> None:
-        one_of("sampler.kind", self.kind, ("transformers",))
-        one_of("sampler.precision", self.precision, precision.CHOICES)
-        self.precision = precision.settled(self.precision)
-        above("sampler.cache_gb", self.cache_gb, 0)
 
 
 @dataclass
@@ -220,7 +208,7 @@ class TrainConfig:
     algorithm: dict[str, Any]
     reward: dict[str, Any]
     model: ModelConfig
-    sampler: SamplerConfig
+    sampler: dict[str, Any]
     seed: int
     num_updates: int
     groups_per_update: int
@@ -249,11 +237,17 @@ class TrainConfig:
             )
         if self.model.kind == "hf" and not self.model.path:
             raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
+        sampler_settings(self.sampler)
 
     @property
     def environments(self) -> dict[str, EnvConfig]:
         """The environments by name: one, or those of ``env=[a,b]``."""
         return self.envs or {self.env.name: self.env}
+
+    @property
+    def sampler_settings(self) -> SamplerSettings:
+        """The keys below ``sampler``, as those of its kind."""
+        return sampler_settings(self.sampler)
 
 
 def parse(config: DictConfig) -> TrainConfig:

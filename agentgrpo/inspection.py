@@ -15,9 +15,9 @@ from agentgrpo.config import EnvConfig, TrainConfig, parse
 from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
 from agentgrpo.evaluation import evaluate, make_panel
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import PolicyPlayer
+from agentgrpo.rollout import policy_player
 from agentgrpo.run_folder import RunFolder
-from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
+from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy
 from agentgrpo.types import Trajectory
 
 
@@ -27,7 +27,7 @@ def evaluate_command(config: DictConfig) -> int:
     made, name = _load(c, config)
     panel = make_panel(c.environments, c.eval.num_tasks)
     sampler = build_sampler(c, made)
-    player = PolicyPlayer(sampler, c.rollout.params(c.eval.temperature))
+    player = policy_player(sampler, c.rollout.params(c.eval.temperature))
     result = evaluate(build_runner(c, made), player, panel, RewardScorer(build_terms(c.reward)))
     low, high = result.interval
     print(f"policy    {name}")
@@ -51,7 +51,7 @@ def play_command(config: DictConfig) -> int:
     made, name = _load(c, config)
     console.print(f"{name} plays {', '.join(env.id for env in c.environments.values())}", markup=False)
     tasks = [task for panel in panels for task in panel]
-    player = PolicyPlayer(build_sampler(c, made), c.rollout.params(c.eval.temperature))
+    player = policy_player(build_sampler(c, made), c.rollout.params(c.eval.temperature))
     for group in build_runner(c, made).collect(player, tasks, group_size=1):
         console.rule(f"{group.env} task {group.task_seed}")
         _show(group.trajectories[0], console)
@@ -64,6 +64,7 @@ def _parse(config: DictConfig) -> TrainConfig:
         plain.pop(key, None)
     plain["run_dir"] = plain["run_dir"] or ""
     c = parse(OmegaConf.create(plain))
+    check_sampler(c)
     for env in c.environments.values():
         environments.probe(env, c.rollout.max_turns, c.rollout.step_timeout)
     return c

@@ -28,6 +28,8 @@ class MemoryPlan:
 
     parts: Mapping[str, float]
     micro_batch_tokens: int
+    cache_setting: str
+    """The setting that limits the prefix cache."""
 
     @property
     def total(self) -> float:
@@ -48,7 +50,7 @@ class MemoryPlan:
         if tokens >= 256:
             ways.append(f"optim.micro_batch_tokens to {int(tokens) // 64 * 64}")
         if over < self.parts["prefix cache"] * 0.9:
-            ways.append(f"sampler.cache_gb to {math.floor((self.parts['prefix cache'] - over) * 100) / 100:g}")
+            ways.append(f"{self.cache_setting} to {math.floor((self.parts['prefix cache'] - over) * 100) / 100:g}")
         advice = f"Lower {' or '.join(ways)}" if ways else "Choose a smaller model, or model.precision=bf16"
         raise ValueError(
             f"memory_gb={limit:g} is less than the {self.total:.2f} GB that this run will hold ({listed}). "
@@ -66,7 +68,9 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     width = PRECISIONS[config.model.precision].itemsize
     half = config.model.precision == "bf16"
-    other_sampler = config.rollout.mode == "async" or config.sampler.precision != config.model.precision
+    sampler = config.sampler_settings
+    own_weights = config.rollout.mode == "async" or sampler.copies_weights(config.model.precision)
+    cache_setting, cache_gb = sampler.cache
     tokens = config.optim.micro_batch_tokens
     vocabulary = model.get_output_embeddings().weight.shape[0]
     parts = {
@@ -75,14 +79,14 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
         "gradients": 4.0 * trained,
         "optimizer": 8.0 * trained,
         "half-precision weights": 2.0 * weights * half,
-        "sampler's copy": float(PRECISIONS[config.sampler.precision].itemsize * weights * other_sampler),
+        "sampler's copy": float(PRECISIONS[sampler.precision].itemsize * weights * own_weights),
         "reference": float(width * weights * algorithm.needs_reference),
         "critic": (16.0 + 2.0 * half) * weights if algorithm.critic_rate is not None else 0.0,
-        "prefix cache": config.sampler.cache_gb * 1e9,
+        "prefix cache": cache_gb * 1e9,
         "activations": tokens * activation_bytes(model, PRECISIONS[config.model.precision]),
         "logits": 4.0 * _LOGITS_COPIES * policy.CHUNK * vocabulary,
     }
-    return MemoryPlan({name: size / 1e9 for name, size in parts.items() if size}, tokens)
+    return MemoryPlan({name: size / 1e9 for name, size in parts.items() if size}, tokens, cache_setting)
 
 
 def activation_bytes(model: PreTrainedModel, dtype: torch.dtype) -> float:

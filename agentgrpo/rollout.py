@@ -1,18 +1,19 @@
 """Plays groups of episodes: whoever has been answered by its environment is answered by the policy, nobody waits.
 
-Environments that answer at once (``execution=inline``) go in lock-step: one generation batch per turn, without the
-episodes that have ended. Slow ones step side by side in threads or processes, and the policy writes for those that are
-ready meanwhile.
+With a sampler that writes batches, environments that answer at once (``execution=inline``) go in lock-step: one
+generation batch per turn, without the episodes that have ended. Slow ones step side by side in threads or processes,
+and the policy writes for those that are ready meanwhile. With a continuous sampler an episode goes on as soon as its
+own turn is written, while the others are still being written.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, Conversation
@@ -26,7 +27,7 @@ from agentgrpo.environments import (
     plain_entries,
     seed_advice,
 )
-from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
+from agentgrpo.samplers.base import Completion, ContinuousSampler, Sampler, SamplingParams
 from agentgrpo.seeding import derive
 from agentgrpo.timing import phase
 from agentgrpo.types import Group, RolloutStatus, Step, Trajectory
@@ -111,15 +112,56 @@ class Episode:
 
 
 class Player(Protocol):
-    """Whoever answers observations: a policy, a script, a person."""
+    """Whoever answers observations, all that are ready at once: a policy, a script, a person."""
 
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
         """One completion per episode, in order."""
 
 
+@runtime_checkable
+class ContinuousPlayer(Protocol):
+    """A player that takes episodes at any time, and answers each when it is ready."""
+
+    @property
+    def num_taken(self) -> int:
+        """Episodes that have no answer yet."""
+
+    def take(self, episodes: Sequence[Episode]) -> None:
+        """Takes episodes that wait for an answer."""
+
+    def answered(self) -> list[tuple[Episode, Completion]]:
+        """Goes on with what was taken, and hands out what is ready: maybe nothing yet."""
+
+    def abandon(self) -> None:
+        """Forgets what was taken."""
+
+
+class InBatches:
+    """A player that acts on whole batches, as a continuous one: it answers everything that it has, at once."""
+
+    def __init__(self, player: Player) -> None:
+        self._player = player
+        self._taken: list[Episode] = []
+
+    @property
+    def num_taken(self) -> int:
+        return len(self._taken)
+
+    def take(self, episodes: Sequence[Episode]) -> None:
+        self._taken += episodes
+
+    def answered(self) -> list[tuple[Episode, Completion]]:
+        # In the order of the tasks, whoever came first: a batch does not depend on it more than it must.
+        episodes, self._taken = sorted(self._taken, key=lambda e: (e.group, e.slot)), []
+        return list(zip(episodes, self._player.act(episodes), strict=True))
+
+    def abandon(self) -> None:
+        self._taken = []
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyPlayer:
-    """The policy behind a sampler."""
+    """The policy behind a sampler that writes batches."""
 
     sampler: Sampler
     params: SamplingParams
@@ -128,6 +170,47 @@ class PolicyPlayer:
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
         params = [replace(self.params, noise_key=e.noise_key) for e in episodes]
         return self.sampler.generate([e.conversation.prompt for e in episodes], params)
+
+
+class ContinuousPolicyPlayer:
+    """The policy behind a continuous sampler.
+
+    Args:
+        params: of every turn; the noise key is filled in.
+    """
+
+    def __init__(self, sampler: ContinuousSampler, params: SamplingParams) -> None:
+        self._sampler = sampler
+        self._params = params
+        self._taken: dict[Hashable, Episode] = {}
+
+    @property
+    def num_taken(self) -> int:
+        return len(self._taken)
+
+    def take(self, episodes: Sequence[Episode]) -> None:
+        for episode in episodes:
+            key = (episode.group, episode.slot)
+            self._taken[key] = episode
+            self._sampler.submit(key, episode.conversation.prompt, replace(self._params, noise_key=episode.noise_key))
+
+    def answered(self) -> list[tuple[Episode, Completion]]:
+        return [(self._taken.pop(key), completion) for key, completion in self._sampler.poll()]
+
+    def abandon(self) -> None:
+        self._taken = {}
+        self._sampler.cancel()
+
+
+def policy_player(sampler: Sampler, params: SamplingParams) -> Player | ContinuousPlayer:
+    """The policy as a player, in the way that its sampler works.
+
+    Args:
+        params: of every turn; the noise key is filled in.
+    """
+    if isinstance(sampler, ContinuousSampler):
+        return ContinuousPolicyPlayer(sampler, params)
+    return PolicyPlayer(sampler, params)
 
 
 class RolloutRunner:
@@ -161,7 +244,7 @@ class RolloutRunner:
         self.pools = EnvPools(envs, config.step_timeout)
         self.num_env_steps = 0
 
-    def collect(self, player: Player, tasks: Sequence[Task], group_size: int) -> list[Group]:
+    def collect(self, player: Player | ContinuousPlayer, tasks: Sequence[Task], group_size: int) -> list[Group]:
         """Plays ``group_size`` episodes of each task, which nobody leads in.
 
         Raises:
@@ -169,13 +252,13 @@ class RolloutRunner:
         """
         return self.play(player, [Order((i,), task, (0,) * group_size) for i, task in enumerate(tasks)])
 
-    def play(self, player: Player, orders: Sequence[Order]) -> list[Group]:
+    def play(self, player: Player | ContinuousPlayer, orders: Sequence[Order]) -> list[Group]:
         """Plays groups; in the order of the orders, whose keys must differ."""
         rounds = iter([orders])
         found = dict(self.stream(player, lambda wait: next(rounds, None)))
         return [found[order.key] for order in orders]
 
-    def stream(self, player: Player, orders: Orders) -> Iterator[tuple[tuple[int, ...], Group]]:
+    def stream(self, player: Player | ContinuousPlayer, orders: Orders) -> Iterator[tuple[tuple[int, ...], Group]]:
         """Plays groups as they are ordered, side by side, and gives each with its key as soon as it is complete.
 
         Raises:
@@ -185,39 +268,37 @@ class RolloutRunner:
         left: Counter[tuple[int, ...]] = Counter()
         waiting: deque[Episode] = deque()
         starts: dict[tuple[int, ...], str] = {}
-        ready: list[Episode] = []
+        writer = player if isinstance(player, ContinuousPlayer) else InBatches(player)
         more = True
         try:
             while True:
-                idle = not (waiting or self.pools.num_pending)
-                new = orders(idle) if more else None
+                busy = bool(waiting or writer.num_taken or self.pools.num_pending)
+                new = orders(not busy) if more else None
                 more = new is not None
                 for order in new or ():
                     episodes = self._episodes(order)
                     under_way[order.key], left[order.key] = episodes, len(episodes)
                     waiting.extend(episodes)
-                if not (waiting or self.pools.num_pending):
+                if not (busy or waiting):
                     if not more:
                         return
                     continue
                 self._start(waiting)
                 with phase("environments"):
-                    finished = self.pools.finished(wait=True)
+                    finished = self.pools.finished(wait=not writer.num_taken)
                 with phase("episodes"):
                     for episode, result in finished:
                         self._take(episode, result, starts)
-                    ready = [e for e, _ in finished if e.status is None and self._fits(e)]
+                    writer.take([e for e, _ in finished if e.status is None and self._fits(e)])
                 over = [e for e, _ in finished if e.status is not None]
                 for episode in over:
                     # An environment that failed may be in any state, or still busy: it is not used again.
                     usable = episode.status is not None and not episode.status.crashed
                     self.pools.give_back(episode.task.env, episode.env, usable=usable)
-                if ready:
-                    # By order, whoever came first: a batch does not depend on it more than it must.
-                    ready.sort(key=lambda e: (e.group, e.slot))
-                    completions = player.act(ready)
+                if writer.num_taken:
+                    answered = writer.answered()
                     with phase("episodes"):
-                        self._submit_turns(ready, completions)
+                        self._submit_turns(answered)
                 left.subtract(e.group for e in over)
                 for key in dict.fromkeys(e.group for e in over):
                     if not left[key]:
@@ -226,6 +307,7 @@ class RolloutRunner:
                         yield key, self._group(under_way.pop(key))
         except BaseException:
             self.pools.abandon()  # calls may be under way, and their environments half way through a step
+            writer.abandon()
             raise
 
     def _episodes(self, order: Order) -> list[Episode]:
@@ -258,8 +340,8 @@ class RolloutRunner:
             call = partial(checked_reset, episode.held, episode.task.seed, noise_seed)
             self.pools.submit(episode.task.env, episode, call, episode.held)
 
-    def _submit_turns(self, episodes: Sequence[Episode], completions: Sequence[Completion]) -> None:
-        for episode, completion in zip(episodes, completions, strict=True):
+    def _submit_turns(self, answered: Sequence[tuple[Episode, Completion]]) -> None:
+        for episode, completion in answered:
             text = self._decode(completion.token_ids)
             action = self._read_action(episode.task.env, text)
             episode.conversation.answer(completion.token_ids, action)

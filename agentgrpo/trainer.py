@@ -27,10 +27,11 @@ from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
 from agentgrpo.profiling import Profile
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import PolicyPlayer
+from agentgrpo.rollout import policy_player
 from agentgrpo.run_folder import RunFolder
-from agentgrpo.samplers.versioned import VersionedSampler
-from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
+from agentgrpo.samplers.base import SamplerError
+from agentgrpo.samplers.versioned import versioned
+from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy
 from agentgrpo.timing import phase
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
 from agentgrpo.types import Credit, Group
@@ -65,7 +66,7 @@ class Trainer:
         c = self.config
         self.algorithm: Algorithm
         algorithm, self.ignored = build_algorithm(c)
-        exact = c.model.precision == c.sampler.precision == "fp32" and c.rollout.mode == "sync"
+        exact = c.model.precision == c.sampler_settings.precision == "fp32" and c.rollout.mode == "sync"
         self.algorithm = algorithm.settled(exact_sampler=exact)
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
@@ -80,6 +81,7 @@ class Trainer:
             steps = c.optim.epochs * c.optim.minibatches
             self.algorithm.check(RunFacts(c.group_size, max_return, facts.has_expert, steps))
         models.check_path(c.model)
+        check_sampler(c)
         self.panel = make_panel(c.environments, c.eval.num_tasks)
         checkpoint = self._last_checkpoint()
         self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
@@ -118,7 +120,7 @@ class Trainer:
         if not self.learner.shares_prefixes:
             kind = type(self.policy.model).__name__
             self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
-        self.sampler = VersionedSampler(build_sampler(c, replace(self.policy, model=self.learner.computing)))
+        self.sampler = versioned(build_sampler(c, replace(self.policy, model=self.learner.computing)))
         parts = (self.sampler, self.policy.chat, self.scorer)
         self.collector = (
             Collector(c, self.algorithm, self.runner, *parts)
@@ -168,23 +170,33 @@ class Trainer:
             self._begin()
         self.display.say(f"{wording.precision(c)}; {wording.denominator(self.algorithm)}")
         self.display.start(self.update)
-        interrupted = False
         try:
-            with _interrupt_flag(self.display.say) as pressed:
-                while self.update < c.num_updates and not interrupted:
-                    with self.profile.update() if self.profile else contextlib.nullcontext():
-                        self._one_update()
-                    interrupted = pressed() and self.update < c.num_updates
-                    last = self.update == c.num_updates
-                    if self.update % c.eval.every == 0 or last:
-                        self._evaluate()
-                    if self.update % c.checkpoint.every == 0 or last or interrupted:
-                        self._save()
+            interrupted = self._loop()
+        except SamplerError as error:
+            # The weights are those of the last whole update.
+            self._save()
+            again = f"python -m agentgrpo train run_dir={c.run_dir} resume=true"
+            raise SamplerError(f"{error}\nAll {self.update} updates so far are saved. Go on with: {again}") from error
         finally:
             self.display.stop()
             self.collector.close()
             self.runner.close()
         return self._finish("interrupted" if interrupted else "finished")
+
+    def _loop(self) -> bool:
+        """Updates, evaluations and checkpoints; returns True after Ctrl-C."""
+        c = self.config
+        interrupted = False
+        with _interrupt_flag(self.display.say) as pressed:
+            self._evaluate_if_due()  # what a sampler's failure may have kept from it
+            while self.update < c.num_updates and not interrupted:
+                with self.profile.update() if self.profile else contextlib.nullcontext():
+                    self._one_update()
+                interrupted = pressed() and self.update < c.num_updates
+                self._evaluate_if_due()
+                if self.update % c.checkpoint.every == 0 or self.update == c.num_updates or interrupted:
+                    self._save()
+        return interrupted
 
     def _begin(self) -> None:
         """Warm start, and the evaluation that everything later is compared with."""
@@ -215,6 +227,7 @@ class Trainer:
         prompts, prefilled = stats.prompt_tokens, stats.prefilled_tokens
         self.sampler.sync(self.learner.computing, self.update)
         experience = self.collector.collect(self.update, self.algorithm_state, self.curriculum_state)
+        self._rest()
         self.curriculum_state = self.collector.curriculum.measured(self.curriculum_state, experience.groups)
         collected = time.monotonic()
         groups = annotate(experience.kept, self.algorithm, self.learner)
@@ -287,14 +300,26 @@ class Trainer:
                     log.warning("%s\n%s", where, trajectory.error)
                     self.display.say(f"warning: {where}: {wording.last_line(trajectory.error)} (more in train.log)")
 
+    def _rest(self) -> None:
+        """Leaves an accelerator's memory to the learner, unless episodes are played meanwhile."""
+        if self.config.rollout.mode == "sync":
+            self.sampler.rest()
+
     # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
+
+    def _evaluate_if_due(self) -> None:
+        assert self.after is not None
+        due = self.update % self.config.eval.every == 0 or self.update == self.config.num_updates
+        if due and self.after["update"] < self.update:
+            self._evaluate()
 
     def _evaluate(self) -> None:
         started = time.monotonic()
         c = self.config
         self.sampler.sync(self.learner.computing, self.update)
-        player = PolicyPlayer(self.sampler, c.rollout.params(c.eval.temperature))
+        player = policy_player(self.sampler, c.rollout.params(c.eval.temperature))
         result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
+        self._rest()
         self.totals.evaluation_seconds += time.monotonic() - started
         self.after = {"update": self.update, **result.summary()}
         outcomes = [int(x) for x in result.outcomes]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import pytest
 import torch
+from continuous_sampler import Continuous
 from helpers import default_algorithm, tiny_tokenizer
 
 from agentgrpo.algorithm import Algorithm
@@ -20,7 +21,7 @@ from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
-from agentgrpo.samplers.versioned import VersionedSampler
+from agentgrpo.samplers.versioned import ContinuousVersionedSampler, VersionedSampler, versioned
 
 CHAT = ChatFormat(tiny_tokenizer())
 MODEL = torch.nn.Identity()
@@ -38,9 +39,9 @@ def settings(*overrides: str) -> TrainConfig:
     return parse(compose_config("train", [*SMALL, *overrides]))
 
 
-def guessing() -> ScriptedSampler:
+def guessing(cls: type[ScriptedSampler] = ScriptedSampler) -> ScriptedSampler:
     """Guesses 3, whatever it reads."""
-    return ScriptedSampler(lambda prompt: (*CHAT.encode("3"), CHAT.end_id))
+    return cls(lambda prompt: (*CHAT.encode("3"), CHAT.end_id))
 
 
 def made(cls: type[Collector], config: TrainConfig, sampler: VersionedSampler, algorithm: Algorithm) -> Collector:
@@ -72,13 +73,14 @@ def tasks(found: Sequence[Experience]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("staleness", [1, 3])
+@pytest.mark.parametrize("kind", [ScriptedSampler, Continuous])
 def test_every_update_has_its_own_tasks_and_no_token_is_too_old(
-    staleness: int, open_collectors: list[Collector]
+    kind: type[ScriptedSampler], staleness: int, open_collectors: list[Collector]
 ) -> None:
     config = settings(f"rollout.max_staleness={staleness}")
     found = {}
     for cls in (Collector, AsyncCollector):
-        sampler = VersionedSampler(guessing())
+        sampler = versioned(guessing(kind))
         open_collectors.append(made(cls, config, sampler, default_algorithm("grpo")))
         found[cls] = collect_all(open_collectors[-1], sampler, range(6))
     assert tasks(found[AsyncCollector]) == tasks(found[Collector])
@@ -169,3 +171,42 @@ def test_closing_gives_up_what_is_under_way() -> None:
     collector.collect(0, {}, {})
     collector.close()
     assert not [t for t in threading.enumerate() if t.name == "rollouts"]
+
+
+def test_threads_are_handed_their_own_completions_and_new_weights_wait_for_what_is_under_way() -> None:
+    long, short = (*CHAT.encode("north go north go"), CHAT.end_id), (*CHAT.encode("3"), CHAT.end_id)
+    inner = Continuous(lambda prompt: long if prompt == [1] else short)
+    sampler = versioned(inner)
+    assert isinstance(sampler, ContinuousVersionedSampler)
+    sampler.submit("mine", [1], SamplingParams(20))
+    theirs: list[tuple[Hashable, Completion]] = []
+
+    def other() -> None:
+        sampler.submit("mine", [2], SamplingParams(20))  # keys of two threads may be equal
+        while not theirs:
+            theirs.extend(sampler.poll())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join(30)
+    assert [key for key, _ in theirs] == ["mine"]
+    assert inner.writing  # the long one goes on
+    sampler.sync(MODEL, 5)  # type: ignore[arg-type]
+    assert not inner.writing
+    [(key, completion)] = sampler.poll()
+    assert (key, completion.token_ids, completion.version) == ("mine", long, 0)
+    sampler.submit("next", [2], SamplingParams(20))
+    while not (found := sampler.poll()):
+        pass
+    assert found[0][1].version == 5
+
+
+def test_what_a_thread_cancels_is_handed_to_nobody() -> None:
+    inner = Continuous(lambda prompt: (*CHAT.encode("3"), CHAT.end_id))
+    sampler = versioned(inner)
+    assert isinstance(sampler, ContinuousVersionedSampler)
+    sampler.submit("a", [1], SamplingParams(20))
+    sampler.cancel()
+    sampler.submit("a", [1], SamplingParams(20))
+    found = [sampler.poll() for _ in range(9)]
+    assert sum(map(len, found)) == 1

@@ -75,6 +75,10 @@ class TransformersSampler:
                     mine.copy_(theirs)
         self._forget()
 
+    def rest(self) -> None:
+        """Gives the cache's memory back."""
+        self._forget()
+
     def _forget(self) -> None:
         self._cache.clear()
         self._tokens, self._used = [], []

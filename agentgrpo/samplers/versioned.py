@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
+from agentgrpo.samplers.base import Completion, ContinuousSampler, Sampler, SamplingParams
 
 
 class VersionedSampler:
@@ -36,8 +38,17 @@ class VersionedSampler:
     def sync(self, model: PreTrainedModel, version: int = 0) -> None:
         """Takes over new weights and forgets everything computed with the old ones."""
         with self._turn():
+            self._finish()
             self._sampler.sync(model)
             self.version = version
+
+    def rest(self) -> None:
+        """Nothing is sampled before the next ``sync``."""
+        with self._turn():
+            self._sampler.rest()
+
+    def _finish(self) -> None:
+        """Completes what is under way with the weights that it was begun with."""
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -48,3 +59,52 @@ class VersionedSampler:
             yield
         finally:
             self._busy.release()
+
+
+class ContinuousVersionedSampler(VersionedSampler):
+    """The same for a sampler that takes prompts at any time; each thread is handed what it has submitted itself."""
+
+    def __init__(self, sampler: ContinuousSampler) -> None:
+        super().__init__(sampler)
+        self._continuous = sampler
+        self._numbers = itertools.count()
+        self._owners: dict[int, tuple[int, Hashable]] = {}  # number of a request -> thread, its key
+        self._ready: defaultdict[int, list[tuple[Hashable, Completion]]] = defaultdict(list)  # by thread
+
+    def submit(self, key: Hashable, prompt: Sequence[int], params: SamplingParams) -> None:
+        """Takes a prompt; see :class:`agentgrpo.samplers.base.ContinuousSampler`."""
+        with self._turn():
+            number = next(self._numbers)
+            self._continuous.submit(number, prompt, params)
+            self._owners[number] = (threading.get_ident(), key)
+
+    def poll(self) -> list[tuple[Hashable, Completion]]:
+        """Goes on with everybody's prompts; this thread's completions that are ready."""
+        with self._turn():
+            self._go_on()
+            return self._ready.pop(threading.get_ident(), [])
+
+    def cancel(self) -> None:
+        """Forgets what this thread has submitted; the sampler may still write it to its end, for nobody."""
+        with self._turn():
+            me = threading.get_ident()
+            self._owners = {number: owner for number, owner in self._owners.items() if owner[0] != me}
+            self._ready.pop(me, None)
+            if not self._owners:
+                self._continuous.cancel()
+
+    def _go_on(self) -> None:
+        for number, completion in self._continuous.poll():
+            assert isinstance(number, int)
+            thread, key = self._owners.pop(number, (0, None))
+            if thread:
+                self._ready[thread].append((key, replace(completion, version=self.version)))
+
+    def _finish(self) -> None:
+        while self._owners:
+            self._go_on()
+
+
+def versioned(sampler: Sampler) -> VersionedSampler:
+    """The wrapper that suits the sampler."""
+    return ContinuousVersionedSampler(sampler) if isinstance(sampler, ContinuousSampler) else VersionedSampler(sampler)
