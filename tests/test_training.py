@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agentgrpo.cli import main
+from agentgrpo.composing import compose_config
 
 TINY = [
     "env=number_guess",
@@ -306,6 +307,19 @@ def test_eval_and_play_look_at_a_run(run: Path, capsys: pytest.CaptureFixture[st
     assert "update 12" in out
     assert main(["play", f"run_dir={run}", "episodes=2"]) == 0
     assert capsys.readouterr().out.count("return") == 2
+
+
+def test_arguments_that_only_the_environment_of_a_run_has_can_be_changed_for_an_evaluation(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "high" not in compose_config("eval", []).env.kwargs  # the default environment has no such argument
+    panels = []
+    for overrides in ([], ["env.kwargs.high=9"]):
+        assert main(["eval", f"run_dir={run}", *overrides]) == 0
+        panels.append(capsys.readouterr().out.split("hash ")[1].split()[0])
+    assert panels[0] != panels[1]
+    assert main(["eval", f"run_dir={run}", "env.kwargs.height=9"]) == 2
+    assert "'env.kwargs.height' is not a setting." in capsys.readouterr().err
 
 
 # --- what some algorithms carry from update to update -----------------------------------------------------------------
