@@ -95,8 +95,12 @@ class RolloutConfig:
     max_new_tokens: int
     max_turns: int
     step_timeout: float
+    mode: str = "sync"
+    max_staleness: int = 1
 
     def __post_init__(self) -> None:
+        one_of("rollout.mode", self.mode, ("sync", "async"))
+        at_least("rollout.max_staleness", self.max_staleness, 1)
         above("rollout.temperature", self.temperature, 0)
         within("rollout.top_p", self.top_p, "(0, 1]")
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)

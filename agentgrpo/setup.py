@@ -61,7 +61,7 @@ def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
         config.environments,
         config.rollout,
         lambda env: make_conversation(made.chats[env], config.context.kind, config.context.window_turns),
-        made.chat.decode,
+        made.chat,
         min(limit for limit in limits if limit is not None),
     )
 
@@ -81,4 +81,10 @@ def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
     settings, stop_ids = config.sampler_settings, [made.chat.end_id]
     if isinstance(settings, VllmSettings):
         return VllmSampler(made.model, stop_ids, settings)
-    return TransformersSampler(made.model, stop_ids, precision=settings.precision, cache_gb=settings.cache_gb)
+    return TransformersSampler(
+        made.model,
+        stop_ids,
+        precision=settings.precision,
+        cache_gb=settings.cache_gb,
+        own_weights=config.rollout.mode == "async",
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -272,6 +273,22 @@ def test_kl_reference_survives_a_resume(tmp_path: Path) -> None:
     whole, part = (without_clock(lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "part"))
     assert part == whole
     assert any("loss/ref_kl" in r for r in whole)
+
+
+def test_rollouts_ahead_of_the_trainer_lose_and_double_nothing_over_a_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["rollout.mode=async", "rollout.max_staleness=2", "checkpoint.every=3", f"run_dir={folder}"]
+    train(*options, "num_updates=3")
+    assert main(["train", f"run_dir={folder}", "resume=true", "num_updates=6"]) == 0
+    records = lines(folder / "metrics.jsonl")
+    assert [r["update"] for r in records] == [1, 2, 3, 4, 5, 6]
+    assert all(0 <= r["rollout/staleness_max"] <= 2 for r in records)
+    assert records[3]["rollout/staleness_max"] == 0  # what had been played ahead was given up, and is played again
+    assert max(r["rollout/staleness_max"] for r in records) > 0
+    assert all(0.5 < r["loss/correction_weight"] < 2 for r in records)
+    summary = json.loads((folder / "summary.json").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert summary["episodes"] == 6 * config["groups_per_update"] * config["group_size"]
 
 
 def test_sweep_fills_one_folder_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

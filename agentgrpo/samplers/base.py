@@ -5,7 +5,7 @@ An implementation may keep caches behind it, but an answer depends only on the w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -50,6 +50,8 @@ class Completion:
     stop_reason: StopReason
     num_guided: int = 0
     """How many of ``token_ids``, from the first on, an expert gave: they were not sampled and have no logprobs."""
+    version: int = 0
+    """Updates that the weights had seen which it was sampled from."""
 
 
 @dataclass(slots=True)
@@ -88,5 +90,5 @@ class ContinuousSampler(Sampler, Protocol):
     def poll(self) -> list[tuple[Hashable, Completion]]:
         """Goes on with everything that was submitted, by about one token each; returns what is complete, if any is."""
 
-    def cancel(self) -> None:
-        """Forgets everything that was submitted."""
+    def cancel(self, keys: Collection[Hashable]) -> None:
+        """Forgets prompts that were submitted under these keys and not handed out."""
