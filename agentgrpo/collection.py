@@ -13,7 +13,7 @@ from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.mix import Mix
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import ContinuousPlayer, Order, Player, RolloutRunner, policy_player
+from agentgrpo.rollout import Order, RolloutRunner
 from agentgrpo.samplers.base import Sampler
 from agentgrpo.types import Group
 
@@ -46,11 +46,7 @@ class Collector:
         self._algorithm = algorithm
         self._runner = runner
         self._scorer = scorer
-        params = config.rollout.params()
-        guides = type(algorithm).guidance is not Algorithm.guidance
-        self._player: Player | ContinuousPlayer = (
-            GuidedPlayer(sampler, params, chat, runner.pools) if guides else policy_player(sampler, params)
-        )
+        self._player = GuidedPlayer(sampler, config.rollout.params(), chat, runner.pools)
         self.curriculum = Curriculum(config.curriculum, Mix(config.environments, config.seed), config.seed)
 
     def collect(self, update: int, state: State, curriculum: CurriculumState) -> Experience:

@@ -12,8 +12,10 @@ from scipy.stats import binomtest
 
 from agentgrpo.config import EnvConfig
 from agentgrpo.environments import checked_reset, make_env
+from agentgrpo.episode import Task
+from agentgrpo.players import ContinuousPlayer, Player
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import ContinuousPlayer, Player, RolloutRunner, Task
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.seeding import panel_task_seed
 from agentgrpo.types import Group
 

@@ -14,8 +14,8 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.config import EnvConfig, TrainConfig, parse
 from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
 from agentgrpo.evaluation import evaluate, make_panel
+from agentgrpo.players import PolicyPlayer
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import policy_player
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy
 from agentgrpo.types import Trajectory
@@ -27,7 +27,7 @@ def evaluate_command(config: DictConfig) -> int:
     made, name = _load(c, config)
     panel = make_panel(c.environments, c.eval.num_tasks)
     sampler = build_sampler(c, made)
-    player = policy_player(sampler, c.rollout.params(c.eval.temperature))
+    player = PolicyPlayer(sampler, c.rollout.params(c.eval.temperature))
     result = evaluate(build_runner(c, made), player, panel, RewardScorer(build_terms(c.reward)))
     low, high = result.interval
     print(f"policy    {name}")
@@ -51,7 +51,7 @@ def play_command(config: DictConfig) -> int:
     made, name = _load(c, config)
     console.print(f"{name} plays {', '.join(env.id for env in c.environments.values())}", markup=False)
     tasks = [task for panel in panels for task in panel]
-    player = policy_player(build_sampler(c, made), c.rollout.params(c.eval.temperature))
+    player = PolicyPlayer(build_sampler(c, made), c.rollout.params(c.eval.temperature))
     for group in build_runner(c, made).collect(player, tasks, group_size=1):
         console.rule(f"{group.env} task {group.task_seed}")
         _show(group.trajectories[0], console)

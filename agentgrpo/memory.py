@@ -69,7 +69,7 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     width = PRECISIONS[config.model.precision].itemsize
     half = config.model.precision == "bf16"
     sampler = config.sampler_settings
-    own_weights = config.rollout.mode == "async" or sampler.copies_weights(config.model.precision)
+    own_copy = config.rollout.mode == "async" or sampler.copies_weights(config.model.precision)
     cache_setting, cache_gb = sampler.cache
     tokens = config.optim.micro_batch_tokens
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -79,7 +79,7 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
         "gradients": 4.0 * trained,
         "optimizer": 8.0 * trained,
         "half-precision weights": 2.0 * weights * half,
-        "sampler's copy": float(PRECISIONS[sampler.precision].itemsize * weights * own_weights),
+        "sampler's copy": float(PRECISIONS[sampler.precision].itemsize * weights * own_copy),
         "reference": float(width * weights * algorithm.needs_reference),
         "critic": (16.0 + 2.0 * half) * weights if algorithm.critic_rate is not None else 0.0,
         "prefix cache": cache_gb * 1e9,

@@ -3,46 +3,35 @@
 With a sampler that writes batches, environments that answer at once (``execution=inline``) go in lock-step: one
 generation batch per turn, without the episodes that have ended. Slow ones step side by side in threads or processes,
 and the policy writes for those that are ready meanwhile. With a continuous sampler an episode goes on as soon as its
-own turn is written, while the others are still being written.
+own turn is written, while others are still being written.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, Conversation
 from agentgrpo.deadline import Failure
 from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import (
-    Env,
     StepResult,
     checked_reset,
     checked_step,
     plain_entries,
     seed_advice,
 )
-from agentgrpo.samplers.base import Completion, ContinuousSampler, Sampler, SamplingParams
+from agentgrpo.episode import Episode, Task
+from agentgrpo.players import ContinuousPlayer, Player, continuous
+from agentgrpo.samplers.base import Completion
 from agentgrpo.seeding import derive
 from agentgrpo.timing import phase
-from agentgrpo.types import Group, RolloutStatus, Step, Trajectory
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One initial state to play from."""
-
-    seed: int
-    """Given to ``env.reset``, the same for all members of the group."""
-    coordinates: tuple[int | str, ...]
-    """Names the task's randomness: with slot, turn and position they give every uniform that a token is drawn with."""
-    env: str = ""
-    """Name of the environment, where a run has several; empty: the only one."""
+from agentgrpo.types import Group, RolloutStatus, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,159 +47,6 @@ class Order:
 
 Orders = Callable[[bool], Sequence[Order] | None]
 """Gives the orders that are new, or None when no more will come. Called with True it may wait until there are some."""
-
-
-@dataclass(slots=True)
-class Episode:
-    """An episode while it is played."""
-
-    conversation: Conversation
-    task: Task
-    slot: int
-    group: tuple[int, ...] = ()
-    """Key of the group that it belongs to."""
-    guidance: int = 0
-    """Turns (tokens, in single-turn tasks) that an expert leads in with."""
-    held: Env | None = None
-    """The environment while the episode is under way."""
-    observation: str = ""
-    info: dict[str, Any] = field(default_factory=dict)
-    started: bool = False
-    """True once the environment has answered its reset."""
-    pending: Step = field(default_factory=lambda: Step(""))
-    """The turn under way: observation and prompt are known, and what was answered once that is with the environment."""
-    steps: list[Step] = field(default_factory=list)
-    status: RolloutStatus | None = None
-    success: bool | None = None
-    error: str = ""
-    task_info: dict[str, Any] = field(default_factory=dict)
-    """What can be written down of ``info`` at reset."""
-
-    @property
-    def env(self) -> Env:
-        """The environment of an episode under way."""
-        assert self.held is not None
-        return self.held
-
-    @property
-    def noise_key(self) -> int:
-        """Key of this turn's uniforms."""
-        return derive(*self.task.coordinates, self.slot, len(self.steps))
-
-    def fail(self, failure: Failure) -> None:
-        self.status = RolloutStatus.ENV_TIMEOUT if failure.timed_out else RolloutStatus.ENV_ERROR
-        self.error = failure.error
-
-    def finish(self, max_return: float | None) -> Trajectory:
-        assert self.status is not None
-        trajectory = Trajectory(tuple(self.steps), self.status, False, self.observation, self.task_info, self.error)
-        success = self.success
-        if success is None:  # the environment does not say: full marks, or any where it declares no maximum
-            best = trajectory.episode_return
-            success = best >= max_return - 1e-9 if max_return is not None else best > 0
-        return replace(trajectory, success=success and not self.status.crashed)
-
-
-class Player(Protocol):
-    """Whoever answers observations, all that are ready at once: a policy, a script, a person."""
-
-    def act(self, episodes: Sequence[Episode]) -> list[Completion]:
-        """One completion per episode, in order."""
-
-
-@runtime_checkable
-class ContinuousPlayer(Protocol):
-    """A player that takes episodes at any time, and answers each when it is ready."""
-
-    @property
-    def num_taken(self) -> int:
-        """Episodes that have no answer yet."""
-
-    def take(self, episodes: Sequence[Episode]) -> None:
-        """Takes episodes that wait for an answer."""
-
-    def answered(self) -> list[tuple[Episode, Completion]]:
-        """Goes on with what was taken, and hands out what is ready: maybe nothing yet."""
-
-    def abandon(self) -> None:
-        """Forgets what was taken."""
-
-
-class InBatches:
-    """A player that acts on whole batches, as a continuous one: it answers everything that it has, at once."""
-
-    def __init__(self, player: Player) -> None:
-        self._player = player
-        self._taken: list[Episode] = []
-
-    @property
-    def num_taken(self) -> int:
-        return len(self._taken)
-
-    def take(self, episodes: Sequence[Episode]) -> None:
-        self._taken += episodes
-
-    def answered(self) -> list[tuple[Episode, Completion]]:
-        # In the order of the tasks, whoever came first: a batch does not depend on it more than it must.
-        episodes, self._taken = sorted(self._taken, key=lambda e: (e.group, e.slot)), []
-        return list(zip(episodes, self._player.act(episodes), strict=True))
-
-    def abandon(self) -> None:
-        self._taken = []
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyPlayer:
-    """The policy behind a sampler that writes batches."""
-
-    sampler: Sampler
-    params: SamplingParams
-    """Of every turn; the noise key is filled in."""
-
-    def act(self, episodes: Sequence[Episode]) -> list[Completion]:
-        params = [replace(self.params, noise_key=e.noise_key) for e in episodes]
-        return self.sampler.generate([e.conversation.prompt for e in episodes], params)
-
-
-class ContinuousPolicyPlayer:
-    """The policy behind a continuous sampler.
-
-    Args:
-        params: of every turn; the noise key is filled in.
-    """
-
-    def __init__(self, sampler: ContinuousSampler, params: SamplingParams) -> None:
-        self._sampler = sampler
-        self._params = params
-        self._taken: dict[Hashable, Episode] = {}
-
-    @property
-    def num_taken(self) -> int:
-        return len(self._taken)
-
-    def take(self, episodes: Sequence[Episode]) -> None:
-        for episode in episodes:
-            key = (episode.group, episode.slot)
-            self._taken[key] = episode
-            self._sampler.submit(key, episode.conversation.prompt, replace(self._params, noise_key=episode.noise_key))
-
-    def answered(self) -> list[tuple[Episode, Completion]]:
-        return [(self._taken.pop(key), completion) for key, completion in self._sampler.poll()]
-
-    def abandon(self) -> None:
-        self._taken = {}
-        self._sampler.cancel()
-
-
-def policy_player(sampler: Sampler, params: SamplingParams) -> Player | ContinuousPlayer:
-    """The policy as a player, in the way that its sampler works.
-
-    Args:
-        params: of every turn; the noise key is filled in.
-    """
-    if isinstance(sampler, ContinuousSampler):
-        return ContinuousPolicyPlayer(sampler, params)
-    return PolicyPlayer(sampler, params)
 
 
 class RolloutRunner:
@@ -268,18 +104,18 @@ class RolloutRunner:
         left: Counter[tuple[int, ...]] = Counter()
         waiting: deque[Episode] = deque()
         starts: dict[tuple[int, ...], str] = {}
-        writer = player if isinstance(player, ContinuousPlayer) else InBatches(player)
+        writer = continuous(player)
         more = True
         try:
             while True:
-                busy = bool(waiting or writer.num_taken or self.pools.num_pending)
-                new = orders(not busy) if more else None
+                idle = not (waiting or self.pools.num_pending or writer.num_taken)
+                new = orders(idle) if more else None
                 more = new is not None
                 for order in new or ():
                     episodes = self._episodes(order)
                     under_way[order.key], left[order.key] = episodes, len(episodes)
                     waiting.extend(episodes)
-                if not (busy or waiting):
+                if not (waiting or self.pools.num_pending or writer.num_taken):
                     if not more:
                         return
                     continue
@@ -289,12 +125,14 @@ class RolloutRunner:
                 with phase("episodes"):
                     for episode, result in finished:
                         self._take(episode, result, starts)
-                    writer.take([e for e, _ in finished if e.status is None and self._fits(e)])
+                    ready = [e for e, _ in finished if e.status is None and self._fits(e)]
                 over = [e for e, _ in finished if e.status is not None]
                 for episode in over:
                     # An environment that failed may be in any state, or still busy: it is not used again.
                     usable = episode.status is not None and not episode.status.crashed
                     self.pools.give_back(episode.task.env, episode.env, usable=usable)
+                # By order, whoever came first: a batch does not depend on it more than it must.
+                writer.take(sorted(ready, key=lambda e: (e.group, e.slot)))
                 if writer.num_taken:
                     answered = writer.answered()
                     with phase("episodes"):

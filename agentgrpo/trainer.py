@@ -25,9 +25,9 @@ from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.evaluation import Evaluation, evaluate, make_panel
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
+from agentgrpo.players import PolicyPlayer
 from agentgrpo.profiling import Profile
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import policy_player
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.samplers.base import SamplerError
 from agentgrpo.samplers.versioned import versioned
@@ -275,6 +275,11 @@ class Trainer:
             self._log(groups, credit, metrics, seconds)
         self._warn_of_crashes(experience.groups)
 
+    def _rest(self) -> None:
+        """Nobody samples before the next sync, unless rollouts go on meanwhile."""
+        if self.config.rollout.mode == "sync":
+            self.sampler.rest()
+
     def _log(
         self,
         groups: list[Group],
@@ -300,11 +305,6 @@ class Trainer:
                     log.warning("%s\n%s", where, trajectory.error)
                     self.display.say(f"warning: {where}: {wording.last_line(trajectory.error)} (more in train.log)")
 
-    def _rest(self) -> None:
-        """Leaves an accelerator's memory to the learner, unless episodes are played meanwhile."""
-        if self.config.rollout.mode == "sync":
-            self.sampler.rest()
-
     # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
 
     def _evaluate_if_due(self) -> None:
@@ -317,7 +317,7 @@ class Trainer:
         started = time.monotonic()
         c = self.config
         self.sampler.sync(self.learner.computing, self.update)
-        player = policy_player(self.sampler, c.rollout.params(c.eval.temperature))
+        player = PolicyPlayer(self.sampler, c.rollout.params(c.eval.temperature))
         result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
         self._rest()
         self.totals.evaluation_seconds += time.monotonic() - started

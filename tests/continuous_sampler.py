@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
@@ -28,5 +28,6 @@ class Continuous(ScriptedSampler):
             del self.writing[key]
         return ready
 
-    def cancel(self) -> None:
-        self.writing, self.cancelled = {}, True
+    def cancel(self, keys: Collection[Hashable]) -> None:
+        self.cancelled = set(keys) == set(self.writing)
+        self.writing = {}

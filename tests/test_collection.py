@@ -11,9 +11,11 @@ from agentgrpo.collection import Collector
 from agentgrpo.composing import compose_config
 from agentgrpo.config import parse
 from agentgrpo.context import ChatFormat
+from agentgrpo.episode import Task
 from agentgrpo.metrics import experience_metrics
+from agentgrpo.players import Player
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import Order, Player, Task
+from agentgrpo.rollout import Order
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, Step, Trajectory
 

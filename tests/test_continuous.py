@@ -12,7 +12,9 @@ from helpers import tiny_tokenizer
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, make_conversation
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task, policy_player
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, ContinuousSampler, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import RolloutStatus
@@ -70,7 +72,7 @@ def test_a_sampler_that_takes_prompts_at_any_time_is_known_by_its_methods() -> N
 
 def test_an_episode_goes_on_while_others_are_written() -> None:
     LOG.clear()
-    groups = runner().collect(policy_player(Continuous(answer), SamplingParams(40)), TASKS, 1)
+    groups = runner().collect(PolicyPlayer(Continuous(answer), SamplingParams(40)), TASKS, 1)
     assert [t.status for g in groups for t in g] == [RolloutStatus.TERMINATED] * 2
     # Three short turns are written before the first long one is.
     assert [len(action.split()) for action in LOG] == [2, 2, 2, 8, 8, 8]
@@ -82,11 +84,11 @@ def test_an_episode_goes_on_while_others_are_written() -> None:
 
 def test_the_episodes_are_those_of_batches() -> None:
     in_batches = runner().collect(PolicyPlayer(ScriptedSampler(answer), SamplingParams(40)), TASKS, 3)
-    assert runner().collect(policy_player(Continuous(answer), SamplingParams(40)), TASKS, 3) == in_batches
+    assert runner().collect(PolicyPlayer(Continuous(answer), SamplingParams(40)), TASKS, 3) == in_batches
 
 
 def test_a_broken_environment_ends_its_own_episode() -> None:
-    groups = runner(fails=True).collect(policy_player(Continuous(answer), SamplingParams(40)), TASKS, 2)
+    groups = runner(fails=True).collect(PolicyPlayer(Continuous(answer), SamplingParams(40)), TASKS, 2)
     assert {t.status for g in groups for t in g} == {RolloutStatus.ENV_ERROR}
 
 
@@ -98,6 +100,6 @@ def test_what_is_under_way_is_forgotten_when_a_run_stops() -> None:
 
     sampler = Failing(answer)
     with pytest.raises(RuntimeError, match="out of memory"):
-        runner().collect(policy_player(sampler, SamplingParams(40)), TASKS, 2)
+        runner().collect(PolicyPlayer(sampler, SamplingParams(40)), TASKS, 2)
     assert sampler.cancelled
     assert not sampler.writing

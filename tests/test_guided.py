@@ -11,9 +11,10 @@ from helpers import tiny_tokenizer
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, make_conversation
+from agentgrpo.episode import Task
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.packing import sequences
-from agentgrpo.rollout import Order, RolloutRunner, Task
+from agentgrpo.rollout import Order, RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Credit, Group, StopReason, Trajectory

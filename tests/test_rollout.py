@@ -16,7 +16,9 @@ from helpers import tiny_tokenizer
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, Transcript, make_conversation
 from agentgrpo.environments import make_env, probe
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, RolloutStatus, StopReason

@@ -5,7 +5,7 @@ An implementation may keep caches behind it, but an answer depends only on the w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -90,5 +90,5 @@ class ContinuousSampler(Sampler, Protocol):
     def poll(self) -> list[tuple[Hashable, Completion]]:
         """Goes on with everything that was submitted, by about one token each; returns what is complete, if any is."""
 
-    def cancel(self) -> None:
-        """Forgets everything that was submitted."""
+    def cancel(self, keys: Collection[Hashable]) -> None:
+        """Forgets prompts that were submitted under these keys and not handed out."""

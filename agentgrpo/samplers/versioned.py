@@ -1,11 +1,10 @@
-"""A sampler that says which weights each token was drawn from, and that several threads may use."""
+"""A sampler that says which weights each completion was drawn from, and that several threads may use."""
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -33,22 +32,25 @@ class VersionedSampler:
         """One completion per prompt, in order, each with the version of the weights."""
         with self._turn():
             found = self._sampler.generate(prompts, params)
-            return [replace(completion, version=self.version) for completion in found]
+            return [self._tagged(completion) for completion in found]
 
     def sync(self, model: PreTrainedModel, version: int = 0) -> None:
         """Takes over new weights and forgets everything computed with the old ones."""
         with self._turn():
-            self._finish()
+            self._drain()
             self._sampler.sync(model)
             self.version = version
 
     def rest(self) -> None:
-        """Nothing is sampled before the next ``sync``."""
+        """Gives back what memory the sampler can do without until the next sync."""
         with self._turn():
             self._sampler.rest()
 
-    def _finish(self) -> None:
-        """Completes what is under way with the weights that it was begun with."""
+    def _drain(self) -> None:
+        """Finishes what is being written, before the weights change."""
+
+    def _tagged(self, completion: Completion) -> Completion:
+        return replace(completion, version=self.version)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -62,49 +64,53 @@ class VersionedSampler:
 
 
 class ContinuousVersionedSampler(VersionedSampler):
-    """The same for a sampler that takes prompts at any time; each thread is handed what it has submitted itself."""
+    """The same for a sampler that takes prompts at any time. Each thread is handed out what it submitted itself.
+
+    Turns that are being written when the weights change are finished first, with the old ones.
+    """
 
     def __init__(self, sampler: ContinuousSampler) -> None:
         super().__init__(sampler)
         self._continuous = sampler
-        self._numbers = itertools.count()
-        self._owners: dict[int, tuple[int, Hashable]] = {}  # number of a request -> thread, its key
-        self._ready: defaultdict[int, list[tuple[Hashable, Completion]]] = defaultdict(list)  # by thread
+        self._writing: set[tuple[int, Hashable]] = set()  # thread, its key
+        self._ready: dict[int, list[tuple[Hashable, Completion]]] = defaultdict(list)  # by thread
 
     def submit(self, key: Hashable, prompt: Sequence[int], params: SamplingParams) -> None:
-        """Takes a prompt; see :class:`agentgrpo.samplers.base.ContinuousSampler`."""
+        """Takes a prompt under a key of the calling thread's."""
+        name = (threading.get_ident(), key)
         with self._turn():
-            number = next(self._numbers)
-            self._continuous.submit(number, prompt, params)
-            self._owners[number] = (threading.get_ident(), key)
+            self._continuous.submit(name, prompt, params)
+            self._writing.add(name)
 
     def poll(self) -> list[tuple[Hashable, Completion]]:
-        """Goes on with everybody's prompts; this thread's completions that are ready."""
+        """Goes on with everybody's prompts; returns the calling thread's completions."""
+        me = threading.get_ident()
         with self._turn():
-            self._go_on()
-            return self._ready.pop(threading.get_ident(), [])
+            if not self._ready[me]:
+                self._step()
+            return self._ready.pop(me, [])
 
-    def cancel(self) -> None:
-        """Forgets what this thread has submitted; the sampler may still write it to its end, for nobody."""
+    def cancel(self, keys: Collection[Hashable]) -> None:
+        """Forgets prompts of the calling thread."""
+        me = threading.get_ident()
+        names = [(me, key) for key in keys]
         with self._turn():
-            me = threading.get_ident()
-            self._owners = {number: owner for number, owner in self._owners.items() if owner[0] != me}
-            self._ready.pop(me, None)
-            if not self._owners:
-                self._continuous.cancel()
+            self._continuous.cancel([name for name in names if name in self._writing])
+            self._writing.difference_update(names)
+            self._ready[me] = [(key, completion) for key, completion in self._ready[me] if key not in keys]
 
-    def _go_on(self) -> None:
-        for number, completion in self._continuous.poll():
-            assert isinstance(number, int)
-            thread, key = self._owners.pop(number, (0, None))
-            if thread:
-                self._ready[thread].append((key, replace(completion, version=self.version)))
+    def _step(self) -> None:
+        for name, completion in self._continuous.poll():
+            assert isinstance(name, tuple)
+            self._writing.discard(name)
+            thread, key = name
+            self._ready[thread].append((key, self._tagged(completion)))
 
-    def _finish(self) -> None:
-        while self._owners:
-            self._go_on()
+    def _drain(self) -> None:
+        while self._writing:
+            self._step()
 
 
 def versioned(sampler: Sampler) -> VersionedSampler:
-    """The wrapper that suits the sampler."""
+    """A sampler that says which weights it drew from, continuous where the given one is."""
     return ContinuousVersionedSampler(sampler) if isinstance(sampler, ContinuousSampler) else VersionedSampler(sampler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import asdict
 
 import torch
@@ -66,6 +66,7 @@ class VllmSampler:
     def generate(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[Completion]:
         """One completion per prompt, in order."""
         keys: list[Hashable] = [object() for _ in prompts]
+        mine = set(keys)
         found: dict[Hashable, Completion] = {}
         others: list[tuple[Hashable, Completion]] = []
         try:
@@ -73,12 +74,12 @@ class VllmSampler:
                 self.submit(key, prompt, limits)
             while len(found) < len(keys):
                 for key, completion in self.poll():
-                    if key in keys:
+                    if key in mine:
                         found[key] = completion
                     else:
                         others.append((key, completion))
         except BaseException:
-            self.cancel()
+            self.cancel(mine)
             raise
         self._ready += others
         return [found[key] for key in keys]
@@ -103,10 +104,13 @@ class VllmSampler:
                 ready += [self._completion(finished) for finished in self._engine.step()]
         return ready
 
-    def cancel(self) -> None:
-        """Forgets everything that was submitted."""
-        self._engine.abort(list(self._pending))
-        self._pending, self._ready = {}, []
+    def cancel(self, keys: Collection[Hashable]) -> None:
+        """Forgets prompts that were submitted under these keys and not handed out."""
+        names = [name for name, (key, _) in self._pending.items() if key in keys]
+        self._engine.abort(names)
+        for name in names:
+            del self._pending[name]
+        self._ready = [(key, completion) for key, completion in self._ready if key not in keys]
 
     def _completion(self, finished: Finished) -> tuple[Hashable, Completion]:
         key, prompt_tokens = self._pending.pop(finished.name)

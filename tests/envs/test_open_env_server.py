@@ -23,7 +23,9 @@ from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.env_check import check_env
 from agentgrpo.envs.open_env import OpenEnv
 from agentgrpo.envs.open_env_session import ServerError
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, RolloutStatus

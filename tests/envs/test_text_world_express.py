@@ -19,7 +19,9 @@ from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.environments import attribute, make_env, oracle_plan
 from agentgrpo.envs.jvm import EngineDied
 from agentgrpo.envs.text_world_express import GAMES, TextWorldExpressEnv, parse_params, shorten
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import RolloutStatus
