@@ -230,14 +230,14 @@ def slow_environments(options: Options) -> list[Row]:
     """Rollouts ahead of the trainer, where a step of the environment takes 200 ms."""
     slow = ["env=number_guess", "env.id=benchmarks.slow_env:Benchmarks/SlowNumberGuess-v0", "warm_start.episodes=0"]
     slow += ["env.execution=thread", "env.workers=256", "num_updates=16", "eval.num_tasks=1", "eval.every=1000"]
-    seconds_of = {}
+    taken = {}
     for mode in ("sync", "async"):
         records, _ = train([*slow, f"rollout.mode={mode}", "rollout.max_staleness=2"])
-        seconds_of[mode] = [r["time/rollout"] + r["time/update"] for r in records[4:]]
-    faster, text = ratio(seconds_of["sync"], seconds_of["async"])
-    row = Row("async against sync, steps of 200 ms", seconds(seconds_of["async"]), seconds(seconds_of["sync"]), text,
-              ">= 1.5x", faster >= 1.5)  # fmt: skip
-    return [row]
+        # All updates together: async waits long for one and finds the next one ready.
+        taken[mode] = sum(r["time/rollout"] + r["time/update"] for r in records[4:])
+    faster = taken["sync"] / taken["async"]
+    ours, theirs = (f"{taken[mode]:.1f} s" for mode in ("async", "sync"))
+    return [Row("async against sync, steps of 200 ms", ours, theirs, f"{faster:.1f}x", ">= 1.5x", faster >= 1.5)]
 
 
 def train(overrides: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
