@@ -29,5 +29,6 @@ class Continuous(ScriptedSampler):
         return ready
 
     def cancel(self, keys: Collection[Hashable]) -> None:
-        self.cancelled = set(keys) == set(self.writing)
-        self.writing = {}
+        for key in keys:
+            del self.writing[key]
+        self.cancelled = not self.writing

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import pytest
 from continuous_sampler import Continuous
-from helpers import tiny_tokenizer
+from helpers import tiny_llama, tiny_tokenizer
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, make_conversation
-from agentgrpo.episode import Task
-from agentgrpo.players import PolicyPlayer
+from agentgrpo.episode import Episode, Task
+from agentgrpo.players import Ask, PolicyPlayer
 from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, ContinuousSampler, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
-from agentgrpo.types import RolloutStatus
+from agentgrpo.samplers.versioned import ContinuousVersionedSampler, versioned
+from agentgrpo.types import RolloutStatus, StopReason
 
 CHAT = ChatFormat(tiny_tokenizer())
 
@@ -103,3 +105,93 @@ def test_what_is_under_way_is_forgotten_when_a_run_stops() -> None:
         runner().collect(PolicyPlayer(sampler, SamplingParams(40)), TASKS, 2)
     assert sampler.cancelled
     assert not sampler.writing
+
+
+# --- through what a trainer puts around a sampler ---------------------------------------------------------------------
+
+
+def test_a_versioned_sampler_is_continuous_where_the_one_inside_is() -> None:
+    assert isinstance(versioned(Continuous(answer)), ContinuousSampler)
+    assert not isinstance(versioned(ScriptedSampler(answer)), ContinuousSampler)
+
+
+def test_turns_that_are_being_written_are_finished_before_the_weights_change() -> None:
+    inside = Continuous(answer)
+    sampler = versioned(inside)
+    assert isinstance(sampler, ContinuousVersionedSampler)
+    prompt = CHAT.encode("start 1")
+    sampler.submit("a", prompt, SamplingParams(40))
+    assert sampler.poll() == []
+    sampler.sync(tiny_llama(), 3)
+    assert not inside.writing
+    sampler.submit("b", prompt, SamplingParams(40))
+    found = sampler.poll()
+    while len(found) < 2:
+        found += sampler.poll()
+    assert {key: completion.version for key, completion in found} == {"a": 0, "b": 3}
+
+
+def test_each_thread_is_handed_out_its_own() -> None:
+    sampler = versioned(Continuous(answer))
+    assert isinstance(sampler, ContinuousVersionedSampler)
+    found: dict[str, list[Hashable]] = {"here": [], "there": []}
+
+    def ask(name: str, episodes: int) -> None:
+        for key in range(episodes):
+            sampler.submit(key, CHAT.encode(f"start {key}"), SamplingParams(40))
+        while len(found[name]) < episodes:
+            found[name] += [key for key, _ in sampler.poll()]
+
+    other = threading.Thread(target=ask, args=("there", 30))
+    other.start()
+    ask("here", 20)
+    other.join(20)
+    assert not other.is_alive()
+    assert {name: sorted(map(str, keys)) for name, keys in found.items()} == {
+        "here": sorted(map(str, range(20))),
+        "there": sorted(map(str, range(30))),
+    }
+
+
+def test_one_thread_forgets_its_own_only() -> None:
+    inside = Continuous(answer)
+    sampler = versioned(inside)
+    assert isinstance(sampler, ContinuousVersionedSampler)
+
+    def elsewhere() -> None:
+        sampler.submit("a", CHAT.encode("start 1"), SamplingParams(40))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    sampler.submit("a", CHAT.encode("start 2"), SamplingParams(40))
+    assert len(inside.writing) == 2
+    sampler.cancel(["a", "never asked"])
+    assert len(inside.writing) == 1
+    assert sampler.poll() == []
+
+
+class Led(PolicyPlayer):
+    """An expert plays every second episode's first turn, and gives the first word of the others' first answers."""
+
+    def given(self, episodes: Sequence[Episode]) -> dict[int, Completion]:
+        ids = (*CHAT.encode("look"), CHAT.end_id)
+        led = [e for e in episodes if e.slot % 2 == 0 and not e.steps]
+        return {id(e): Completion(ids, (), StopReason.STOP, num_guided=len(ids)) for e in led}
+
+    def ask(self, episode: Episode) -> Ask:
+        ask = super().ask(episode)
+        if episode.steps:
+            return ask
+        lead = CHAT.encode("well ")
+        return Ask([*ask.prompt, *lead], ask.params, lead)
+
+
+@pytest.mark.parametrize("kind", [Continuous, ScriptedSampler])
+def test_what_an_expert_leads_in_with_stands_in_the_episode(kind: type[ScriptedSampler]) -> None:
+    (group,) = runner().collect(Led(kind(answer), SamplingParams(40)), TASKS[1:], 2)
+    first, second = group
+    assert [s.action for s in first.steps] == ["look", "go north", "go north"]
+    assert [s.action for s in second.steps] == ["well go north", "go north", "go north"]
+    assert [s.num_guided for s in first.steps] == [len(first.steps[0].action_ids), 0, 0]
+    assert [s.num_guided for s in second.steps] == [len(CHAT.encode("well ")), 0, 0]

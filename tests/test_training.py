@@ -16,9 +16,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import PreTrainedModel
 
 from agentgrpo.cli import main
 from agentgrpo.composing import compose_config
+from agentgrpo.samplers.base import SamplerError
+from agentgrpo.samplers.transformers import TransformersSampler
 
 TINY = [
     "env=number_guess",
@@ -417,3 +420,31 @@ def test_several_environments_and_a_curriculum_go_on_bit_for_bit(tmp_path: Path)
     assert set(lines(whole / "evaluations.jsonl")[-1]["by_env"]) == {"number_guess", "frozen_lake"}
     state = json.loads((whole / "checkpoints" / "update_000004" / "state.json").read_text())
     assert set(state["curriculum"]) == {"number_guess", "frozen_lake"}
+
+
+class Failing(TransformersSampler):
+    """Samples for the evaluation before and for the first update, then no more."""
+
+    def sync(self, model: PreTrainedModel) -> None:
+        self.num_syncs = getattr(self, "num_syncs", 0) + 1
+        if self.num_syncs == 3:
+            raise SamplerError("The engine died.")
+        super().sync(model)
+
+
+def test_a_sampler_that_fails_leaves_a_run_that_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr("agentgrpo.setup.TransformersSampler", Failing)
+        assert train("num_updates=2", "eval.every=1", f"run_dir={folder}") == 2
+    said = capsys.readouterr().err
+    assert "error: The engine died.\nAll 1 updates so far are saved." in said
+    assert f"run_dir={folder} resume=true" in said
+    # The evaluation that failed is made up for.
+    assert [r["update"] for r in lines(folder / "evaluations.jsonl")] == [0]
+    assert train("num_updates=2", "eval.every=1", f"run_dir={folder}", "resume=true") == 0
+    assert train("num_updates=2", "eval.every=1", f"run_dir={whole}") == 0
+    for name in ("metrics", "evaluations"):
+        assert without_clock(lines(folder / f"{name}.jsonl")) == without_clock(lines(whole / f"{name}.jsonl"))
