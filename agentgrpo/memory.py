@@ -68,7 +68,7 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     width = PRECISIONS[config.model.precision].itemsize
     half = config.model.precision == "bf16"
-    sampler = config.sampler_settings
+    sampler = config.token_sampler
     own_copy = config.rollout.mode == "async" or sampler.copies_weights(config.model.precision)
     cache_setting, cache_gb = sampler.cache
     tokens = config.optim.micro_batch_tokens
