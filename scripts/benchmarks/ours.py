@@ -15,7 +15,7 @@ from agentgrpo.algorithms.grpo import GRPO
 from agentgrpo.annotation import annotate, worth
 from agentgrpo.config import OptimConfig
 from agentgrpo.learner import Learner
-from agentgrpo.samplers.base import SamplingParams
+from agentgrpo.samplers.base import Sampler, SamplingParams
 from agentgrpo.samplers.settings import VllmSettings
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.seeding import derive
@@ -33,7 +33,7 @@ def optim(micro_batch_tokens: int = MICRO_BATCH_TOKENS) -> OptimConfig:
     )  # fmt: skip
 
 
-def play(sampler: TransformersSampler, work: Workload, prompts: list[list[int]], seed: int) -> list[Group]:
+def play(sampler: Sampler, work: Workload, prompts: list[list[int]], seed: int) -> list[Group]:
     """Episodes of a workload; after the first turn every episode has observations of its own."""
     rng = random.Random(seed)
     histories = [list(prompt) for prompt in prompts for _ in range(work.samples)]
@@ -146,6 +146,31 @@ def sampling(
     return {"rates": rates[1:], "peak_gb": peak_gb()}
 
 
+def vllm_settings(precision: str) -> VllmSettings:
+    """An engine for SmolLM2."""
+    return VllmSettings(
+        "vllm", precision, gpu_memory_share=0.4, kv_cache_gb=1.0, tensor_parallel=1, max_model_len=2048,
+        max_num_seqs=64, enforce_eager=True,
+    )  # fmt: skip
+
+
+def vllm_turns(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
+    """Seconds of rollouts with ``sampler=vllm``, the handing over of weights and its check included."""
+    from agentgrpo.samplers.vllm import VllmSampler
+
+    work = WORKLOADS[name]
+    model, _ = models.load(path)
+    sampler = VllmSampler(model, [], vllm_settings(precision))
+    rollout = []
+    for round_ in range(repeat + 1):
+        _, prompts = texts(path, work.prompts, work.prompt_tokens, seed=round_)
+        watch = Watch()
+        sampler.sync(model)
+        play(sampler, work, prompts, round_)
+        rollout.append(watch.lap())
+    return {"rollout": rollout[1:], "peak_gb": peak_gb()}
+
+
 def vllm_sampling(
     path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
 ) -> dict[str, Any]:
@@ -153,11 +178,7 @@ def vllm_sampling(
     from agentgrpo.samplers.vllm import VllmSampler
 
     model, _ = models.load(path)
-    settings = VllmSettings(
-        "vllm", precision, gpu_memory_share=0.4, kv_cache_gb=1.0, tensor_parallel=1, max_model_len=2048,
-        max_num_seqs=sequences, enforce_eager=True,
-    )  # fmt: skip
-    sampler = VllmSampler(model, [], settings)
+    sampler = VllmSampler(model, [], vllm_settings(precision))
     rates, seconds = [], []
     for round_ in range(repeat + 1):
         _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)

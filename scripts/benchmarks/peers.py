@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.workloads import KL, LR, WORKLOADS, Watch, peak_gb, texts
+from benchmarks.workloads import KL, LR, WORKLOADS, Watch, Workload, peak_gb, texts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -71,22 +71,8 @@ def plain(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
     rollout, training = [], []
     for round_ in range(repeat + 1):
-        rng = random.Random(round_)
-        _, prompts = texts(path, work.prompts, work.prompt_tokens, seed=round_)
-        histories = [list(p) for p in prompts for _ in range(work.samples)]
-        mask = [[False] * len(h) for h in histories]
         watch = Watch()
-        for turn in range(work.turns):
-            ids = torch.tensor(histories)
-            with torch.no_grad():
-                out = player.generate(
-                    ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, pad_token_id=0,
-                    min_new_tokens=work.new_tokens, max_new_tokens=work.new_tokens,
-                )  # fmt: skip
-            for i, row in enumerate(out[:, ids.shape[1] :].tolist()):
-                more = rng.choices(prompts[i // work.samples], k=work.prompt_tokens) if turn < work.turns - 1 else []
-                histories[i] += [*row, *more]
-                mask[i] += [True] * len(row) + [False] * len(more)
+        histories, mask = _turns(player, path, work, round_)
         rollout.append(watch.lap())
         ids, chosen = torch.tensor(histories), torch.tensor(mask)[:, 1:]
         advantages = torch.randn(len(ids), 1)
@@ -106,6 +92,39 @@ def plain(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
                 mine.data.copy_(theirs)
         training.append(watch.lap())
     return {"rollout": rollout[1:], "training": training[1:], "peak_gb": peak_gb()}
+
+
+def turns(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
+    """The rollout of such a loop alone."""
+    from transformers import AutoModelForCausalLM
+
+    work, player = WORKLOADS[name], AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[precision])
+    rollout = []
+    for round_ in range(repeat + 1):
+        watch = Watch()
+        _turns(player, path, work, round_)
+        rollout.append(watch.lap())
+    return {"rollout": rollout[1:], "peak_gb": peak_gb()}
+
+
+def _turns(player: Any, path: str, work: Workload, round_: int) -> tuple[list[list[int]], list[list[bool]]]:
+    """Token ids of every episode, and which of them the model wrote."""
+    rng = random.Random(round_)
+    _, prompts = texts(path, work.prompts, work.prompt_tokens, seed=round_)
+    histories = [list(p) for p in prompts for _ in range(work.samples)]
+    mask = [[False] * len(h) for h in histories]
+    for turn in range(work.turns):
+        ids = torch.tensor(histories)
+        with torch.no_grad():
+            out = player.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, pad_token_id=0,
+                min_new_tokens=work.new_tokens, max_new_tokens=work.new_tokens,
+            )  # fmt: skip
+        for i, row in enumerate(out[:, ids.shape[1] :].tolist()):
+            more = rng.choices(prompts[i // work.samples], k=work.prompt_tokens) if turn < work.turns - 1 else []
+            histories[i] += [*row, *more]
+            mask[i] += [True] * len(row) + [False] * len(more)
+    return histories, mask
 
 
 def _logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
