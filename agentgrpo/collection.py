@@ -13,7 +13,7 @@ from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.mix import Mix
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import Player, PolicyPlayer, RolloutRunner
+from agentgrpo.rollout import Order, RolloutRunner
 from agentgrpo.samplers.base import Sampler
 from agentgrpo.types import Group
 
@@ -45,29 +45,35 @@ class Collector:
         self._config = config
         self._algorithm = algorithm
         self._runner = runner
-        self._sampler = sampler
-        self._chat = chat
         self._scorer = scorer
+        self._player = GuidedPlayer(sampler, config.rollout.params(), chat, runner.pools)
         self.curriculum = Curriculum(config.curriculum, Mix(config.environments, config.seed), config.seed)
 
     def collect(self, update: int, state: State, curriculum: CurriculumState) -> Experience:
         """Groups of one update; which tasks and which noise depends on seed, update, position and the states only."""
         c = self._config
-        guidance = self._algorithm.guidance(state, c.group_size)
         groups: list[Group] = []
         kept: list[Group] = []
         rounds = 0
         while len(kept) < c.groups_per_update and rounds <= self._algorithm.resample_rounds:
-            missing = c.groups_per_update - len(kept)
-            tasks = self.curriculum.tasks(curriculum, update, len(groups), missing, c.groups_per_update)
-            found = self._runner.collect(self._player(guidance), tasks, c.group_size, guidance)
-            groups += self._scorer.score(found)
+            orders = self._orders(update, len(groups), c.groups_per_update - len(kept), state, curriculum)
+            groups += self._scorer.score(self._play(orders))
             kept = [g for g, stays in zip(groups, self._algorithm.keep(groups), strict=True) if stays]
             rounds += 1
         return Experience(tuple(groups), tuple(kept), rounds)
 
-    def _player(self, guidance: Sequence[int]) -> Player:
-        params = self._config.rollout.params()
-        if not any(guidance):
-            return PolicyPlayer(self._sampler, params)
-        return GuidedPlayer(self._sampler, params, self._chat, self._runner.pools)
+    def close(self) -> None:
+        """Closes the environments."""
+        self._runner.close()
+
+    def _orders(
+        self, update: int, first: int, count: int, state: State, curriculum: CurriculumState
+    ) -> Sequence[Order]:
+        """Groups to play for an update, of which ``first`` have been played."""
+        c = self._config
+        guidance = self._algorithm.guidance(state, c.group_size)
+        tasks = self.curriculum.tasks(curriculum, update, first, count, c.groups_per_update)
+        return [Order((update, first + i), task, guidance) for i, task in enumerate(tasks)]
+
+    def _play(self, orders: Sequence[Order]) -> list[Group]:
+        return self._runner.play(self._player, orders)

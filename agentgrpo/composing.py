@@ -77,7 +77,8 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
     keys = list(_keys(OmegaConf.to_container(chosen)))
     for override in parsed:
         key = override.key_or_group
-        if key not in keys and key not in GROUPS and not override.is_add() and key.split(".")[0] != "hydra":
+        added = override.is_add() or override.is_force_add()
+        if key not in keys and key not in GROUPS and not added and key.split(".")[0] != "hydra":
             raise ValueError(
                 f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg job` prints all "
                 f"of them; a key that only your own environment or algorithm knows is added with +{key}=..."
@@ -133,6 +134,7 @@ def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Dic
     Returns:
         the configuration, and the run's own as it was saved (None when ``run_dir`` names no run).
     """
+    overrides = _known_to_run(overrides)
     fresh = compose_config(name, overrides)
     folder = RunFolder(fresh.run_dir) if fresh.run_dir else None
     if folder is None or not folder.holds_run():
@@ -154,6 +156,17 @@ def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Dic
                 )
             OmegaConf.update(config, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
     return config, saved
+
+
+def _known_to_run(overrides: Sequence[str]) -> list[str]:
+    """The overrides, as additions where only the run that they name has the key: its environment's arguments, say."""
+    parsed = _parse(overrides)
+    folder = next((RunFolder(str(o.value())) for o in parsed if o.key_or_group == "run_dir" and o.value()), None)
+    if folder is None or not folder.holds_run():
+        return list(overrides)
+    keys = {key for key in _keys(OmegaConf.to_container(folder.load_config())) if "." in key}
+    own = [not (o.is_add() or o.is_force_add() or o.is_delete()) and o.key_or_group in keys for o in parsed]
+    return [f"++{line}" if known else line for line, known in zip(overrides, own, strict=True)]
 
 
 def differences(before: DictConfig, after: DictConfig, allowed: Sequence[str] = ()) -> list[str]:

@@ -16,6 +16,7 @@ from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
 from agentgrpo.registry import algorithm_class
 from agentgrpo.samplers.base import SamplingParams
+from agentgrpo.samplers.settings import SamplerSettings, sampler_settings
 
 
 @dataclass
@@ -121,19 +122,6 @@ class ModelConfig:
 
 
 @dataclass
-class SamplerConfig:
-    kind: str
-    precision: str
-    cache_gb: float
-
-    def __post_init__(self) -> None:
-        one_of("sampler.kind", self.kind, ("transformers",))
-        one_of("sampler.precision", self.precision, precision.CHOICES)
-        self.precision = precision.settled(self.precision)
-        above("sampler.cache_gb", self.cache_gb, 0)
-
-
-@dataclass
 class ContextConfig:
     kind: str
     window_turns: int
@@ -150,8 +138,12 @@ class RolloutConfig:
     max_new_tokens: int
     max_turns: int
     step_timeout: float
+    mode: str = "sync"
+    max_staleness: int = 1
 
     def __post_init__(self) -> None:
+        one_of("rollout.mode", self.mode, ("sync", "async"))
+        at_least("rollout.max_staleness", self.max_staleness, 1)
         above("rollout.temperature", self.temperature, 0)
         within("rollout.top_p", self.top_p, "(0, 1]")
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
@@ -260,7 +252,7 @@ class TrainConfig:
     algorithm: dict[str, Any]
     reward: dict[str, Any]
     model: ModelConfig
-    sampler: SamplerConfig
+    sampler: dict[str, Any]
     seed: int
     num_updates: int
     groups_per_update: int
@@ -289,11 +281,17 @@ class TrainConfig:
             )
         if self.model.kind == "hf" and not self.model.path:
             raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
+        sampler_settings(self.sampler)
 
     @property
     def environments(self) -> dict[str, EnvConfig]:
         """The environments by name: one, or those of ``env=[a,b]``."""
         return self.envs or {self.env.name: self.env}
+
+    @property
+    def sampler_settings(self) -> SamplerSettings:
+        """The keys below ``sampler``, as those of its kind."""
+        return sampler_settings(self.sampler)
 
 
 def parse(config: DictConfig) -> TrainConfig:

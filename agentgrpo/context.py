@@ -39,6 +39,8 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
         self._system: list[Message] = [{"role": "system", "content": instructions}] if instructions else []
+        self.longest_token = max(map(len, tokenizer.get_vocab()))
+        """Most characters that a token stands for."""
         self._special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
         self.encode = lru_cache(maxsize=2**16)(self._encode)
         self.prompt = lru_cache(maxsize=2**12)(self._prompt)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from agentgrpo import policy
 from agentgrpo.precision import converted
 from agentgrpo.types import Batch
+from agentgrpo.weights import causal_model
 
 _WEIGHTS = "critic.safetensors"
 
@@ -26,7 +27,7 @@ class Critic(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.backbone: PreTrainedModel = converted(policy.causal_lm(model).base_model, None)
+        self.backbone: PreTrainedModel = converted(causal_model(model).base_model, None)
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

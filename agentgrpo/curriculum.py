@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentgrpo.config import CurriculumConfig
+from agentgrpo.episode import Task
 from agentgrpo.mix import Mix
-from agentgrpo.rollout import Task
 from agentgrpo.seeding import derive, training_task_seed
 from agentgrpo.types import Group
 

@@ -12,8 +12,10 @@ from scipy.stats import binomtest
 
 from agentgrpo.config import EnvConfig
 from agentgrpo.environments import checked_reset, make_env
+from agentgrpo.episode import Task
+from agentgrpo.players import ContinuousPlayer, Player
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import Player, RolloutRunner, Task
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.seeding import panel_task_seed
 from agentgrpo.types import Group
 
@@ -89,7 +91,9 @@ class Evaluation:
         }
 
 
-def evaluate(runner: RolloutRunner, player: Player, panel: Panel, scorer: RewardScorer) -> Evaluation:
+def evaluate(
+    runner: RolloutRunner, player: Player | ContinuousPlayer, panel: Panel, scorer: RewardScorer
+) -> Evaluation:
     """Plays each task of the panel once, with noise that is the same at every evaluation."""
     groups = scorer.score(runner.collect(player, panel.tasks, group_size=1))
     episodes = [group.trajectories[0] for group in groups]

@@ -10,13 +10,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import GenerationConfig
 
-from agentgrpo import checkpoint, lora, models, policy
+from agentgrpo import checkpoint, lora, models
 from agentgrpo.checks import one_of
 from agentgrpo.config import TrainConfig, parse
 from agentgrpo.context import ChatFormat
 from agentgrpo.precision import PRECISIONS
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.setup import make_policy
+from agentgrpo.weights import causal_model
 
 FORMS = ("merged", "adapter")
 _OWN_KEYS = ("out", "checkpoint_name", "form", "precision")
@@ -72,7 +73,7 @@ def _write(c: TrainConfig, source: Path, folder: Path, form: str, dtype: torch.d
     # Adapters are added in fp32 to the base in fp32, whatever the run held it in: that rounds once, at the end.
     c.model.precision, c.model.device, c.model.lora.base_bits = "fp32", "cpu", None
     made = make_policy(c, source)
-    generation = _generation(c, made.chat, policy.causal_lm(made.model).generation_config)
+    generation = _generation(c, made.chat, causal_model(made.model).generation_config)
     if form == "adapter":
         assert c.model.path is not None
         base = Path(c.model.path)

@@ -15,43 +15,27 @@ from agentgrpo.context import ChatFormat
 from agentgrpo.deadline import Failure
 from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import oracle_plan, reference_trace
-from agentgrpo.rollout import Episode
-from agentgrpo.samplers.base import Completion, Sampler, SamplingParams
+from agentgrpo.episode import Episode
+from agentgrpo.players import Ask, PolicyPlayer
+from agentgrpo.samplers.base import Completion
 from agentgrpo.types import StopReason
 
 
-@dataclass(frozen=True, slots=True)
-class GuidedPlayer:
+@dataclass(frozen=True)
+class GuidedPlayer(PolicyPlayer):
     """The policy behind a sampler, after an expert's lead of ``episode.guidance`` turns or tokens.
 
+    What an expert gave counts towards the limit of tokens.
+
     Args:
-        params: of every turn; what an expert gave counts towards the limit of tokens.
         chat: turns the expert's text into token ids.
         pools: keeps an oracle that hangs from stopping the run.
     """
 
-    sampler: Sampler
-    params: SamplingParams
     chat: ChatFormat
     pools: EnvPools
 
-    def act(self, episodes: Sequence[Episode]) -> list[Completion]:
-        """One completion per episode, in order: the expert's where it still leads, else the policy's."""
-        led = self._expert_turns(episodes)
-        rest = [e for e in episodes if id(e) not in led]
-        leads = [self._trace_tokens(e) for e in rest]
-        params = [
-            replace(self.params, max_new_tokens=self.params.max_new_tokens - len(lead), noise_key=e.noise_key)
-            for e, lead in zip(rest, leads, strict=True)
-        ]
-        prompts = [[*e.conversation.prompt, *lead] for e, lead in zip(rest, leads, strict=True)]
-        for episode, lead, drawn in zip(rest, leads, self.sampler.generate(prompts, params), strict=True):
-            led[id(episode)] = Completion(
-                (*lead, *drawn.token_ids), drawn.logprobs, drawn.stop_reason, num_guided=len(lead)
-            )
-        return [led[id(e)] for e in episodes]
-
-    def _expert_turns(self, episodes: Sequence[Episode]) -> dict[int, Completion]:
+    def given(self, episodes: Sequence[Episode]) -> dict[int, Completion]:
         """Turns that the oracle plays, by ``id`` of the episode. The last action to the goal is always the policy's."""
         asked = [e for e in episodes if len(e.steps) < e.guidance and _still_led(e)]
         out: dict[int, Completion] = {}
@@ -62,6 +46,15 @@ class GuidedPlayer:
                 ids = (*self.chat.encode(plan[0]), self.chat.end_id)
                 out[id(episode)] = Completion(ids, (), StopReason.STOP, num_guided=len(ids))
         return out
+
+    def ask(self, episode: Episode) -> Ask:
+        """What the sampler is asked: to go on where a trace stops, if one leads in."""
+        ask = super().ask(episode)
+        lead = self._trace_tokens(episode)
+        if not lead:
+            return ask
+        params = replace(ask.params, max_new_tokens=ask.params.max_new_tokens - len(lead))
+        return Ask([*ask.prompt, *lead], params, lead)
 
     def _trace_tokens(self, episode: Episode) -> tuple[int, ...]:
         """The trace's first tokens; the policy keeps at least one of the trace and of the answer's limit to write."""

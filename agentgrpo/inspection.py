@@ -14,10 +14,10 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.config import EnvConfig, TrainConfig, parse
 from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
 from agentgrpo.evaluation import evaluate, make_panel
+from agentgrpo.players import PolicyPlayer
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import PolicyPlayer
 from agentgrpo.run_folder import RunFolder
-from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
+from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy
 from agentgrpo.types import Trajectory
 
 
@@ -64,6 +64,7 @@ def _parse(config: DictConfig) -> TrainConfig:
         plain.pop(key, None)
     plain["run_dir"] = plain["run_dir"] or ""
     c = parse(OmegaConf.create(plain))
+    check_sampler(c)
     for env in c.environments.values():
         environments.probe(env, c.rollout.max_turns, c.rollout.step_timeout)
     return c

@@ -28,6 +28,8 @@ class MemoryPlan:
 
     parts: Mapping[str, float]
     micro_batch_tokens: int
+    cache_setting: str
+    """The setting that limits the prefix cache."""
     recomputable: float = 0.0
     """What ``optim.recompute=true`` would save."""
 
@@ -50,7 +52,7 @@ class MemoryPlan:
         if tokens >= 256:
             ways.append(f"optim.micro_batch_tokens to {int(tokens) // 64 * 64}")
         if over < self.parts["prefix cache"] * 0.9:
-            ways.append(f"sampler.cache_gb to {math.floor((self.parts['prefix cache'] - over) * 100) / 100:g}")
+            ways.append(f"{self.cache_setting} to {math.floor((self.parts['prefix cache'] - over) * 100) / 100:g}")
         advice = (
             f"Lower {' or '.join(ways)}"
             if ways
@@ -74,7 +76,12 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dtype = PRECISIONS[config.model.precision]
     half = config.model.precision == "bf16"
-    other_sampler = config.sampler.precision != config.model.precision
+    sampler = config.sampler_settings
+    if sampler.copies_weights(config.model.precision):
+        copied = weights
+    else:  # in the trainer's precision, what is frozen is shared
+        copied = trained if config.rollout.mode == "async" else 0
+    cache_setting, cache_gb = sampler.cache
     tokens = config.optim.micro_batch_tokens
     recompute = config.optim.recompute
     kept, least = (tokens * activation_bytes(model, dtype, recompute=r) for r in (recompute, True))
@@ -85,14 +92,15 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
         "gradients": 4.0 * trained,
         "optimizer": 8.0 * trained,
         "half-precision weights": 2.0 * trained * half,
-        "sampler's copy": float(PRECISIONS[config.sampler.precision].itemsize * weights * other_sampler),
+        "sampler's copy": float(PRECISIONS[sampler.precision].itemsize * copied),
         "reference": float(dtype.itemsize * trained * algorithm.needs_reference),
         "critic": (16.0 + 2.0 * half) * trained if algorithm.critic_rate is not None else 0.0,
-        "prefix cache": config.sampler.cache_gb * 1e9,
+        "prefix cache": cache_gb * 1e9,
         "activations": kept,
         "logits": 4.0 * _LOGITS_COPIES * policy.CHUNK * vocabulary,
     }
-    return MemoryPlan({name: size / 1e9 for name, size in parts.items() if size}, tokens, (kept - least) / 1e9)
+    saved = (kept - least) / 1e9
+    return MemoryPlan({name: size / 1e9 for name, size in parts.items() if size}, tokens, cache_setting, saved)
 
 
 def activation_bytes(model: PreTrainedModel, dtype: torch.dtype, *, recompute: bool = False) -> float:

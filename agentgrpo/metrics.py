@@ -11,8 +11,12 @@ from agentgrpo.collection import Experience
 from agentgrpo.types import Group, RolloutStatus, StopReason, Trajectory
 
 
-def experience_metrics(experience: Experience) -> dict[str, float]:
-    """Everything about a round: the policy's own episodes, what an expert's lead made of the others, what was kept."""
+def experience_metrics(experience: Experience, update: int) -> dict[str, float]:
+    """Everything about a round: the policy's own episodes, what an expert's lead made of the others, what was kept.
+
+    Args:
+        update: updates that the weights which learn from it have seen.
+    """
     metrics = rollout_metrics(experience.groups)
     guided = [t for g in experience.groups for t in g if t.guided and t.has_return]
     if guided:
@@ -25,7 +29,18 @@ def experience_metrics(experience: Experience) -> dict[str, float]:
             metrics |= _of_env(name, [g for g in experience.groups if g.env == name])
     metrics["rollout/kept_group_share"] = len(experience.kept) / max(len(experience.groups), 1)
     metrics["rollout/num_rounds"] = experience.num_rounds
-    return metrics
+    return metrics | _staleness_metrics(experience.groups, update)
+
+
+def _staleness_metrics(groups: Sequence[Group], update: int) -> dict[str, float]:
+    """How many updates ago the weights were made that a token was drawn from."""
+    steps = [s for group in groups for t in group for s in t.steps if s.num_policy_tokens]
+    tokens = sum(s.num_policy_tokens for s in steps)
+    total = sum((update - s.policy_version) * s.num_policy_tokens for s in steps)
+    return {
+        "rollout/staleness_mean": total / max(tokens, 1),
+        "rollout/staleness_max": float(max((update - s.policy_version for s in steps), default=0)),
+    }
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -16,14 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agentgrpo.distribution import entropy, log_distribution
 from agentgrpo.tree_attention import tree_mask
 from agentgrpo.types import TokenLayout
+from agentgrpo.weights import causal_model
 
 CHUNK = 256
 """Policy tokens whose logits exist at one time."""
-
-
-def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
-    """The causal LM itself, whose layers hold the adapters if there are any, without peft's model around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def hidden_states(
@@ -41,7 +37,7 @@ def hidden_states(
         attention_mask: (R, 1, L, S) bool, or None for plain causal attention.
         cache: where keys and values are appended, if any.
     """
-    output = causal_lm(model).base_model(
+    output = causal_model(model).base_model(
         input_ids=token_ids,
         position_ids=positions,
         attention_mask=attention_mask,
@@ -56,7 +52,7 @@ def tree_states(model: PreTrainedModel, layout: TokenLayout) -> Tensor:
     """(N, D) outputs of the backbone at the nodes of a prefix tree, before the language-model head."""
     # A 4-D mask is handed on as it is; this one says nothing, because the tree says what a node looks at.
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.token_ids.device)
-    output = causal_lm(model).base_model(
+    output = causal_model(model).base_model(
         input_ids=layout.token_ids[None],
         position_ids=layout.positions[None],
         attention_mask=no_mask,
@@ -96,7 +92,7 @@ def recomputing(model: PreTrainedModel) -> Iterator[None]:
 
 def layers_to_recompute(model: PreTrainedModel) -> list[Any]:
     """The model's layers, as far as transformers can compute them again."""
-    return [layer for layer in causal_lm(model).modules() if isinstance(layer, GradientCheckpointingLayer)]
+    return [layer for layer in causal_model(model).modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def can_share_prefixes(model: PreTrainedModel) -> bool:
@@ -127,7 +123,7 @@ def can_share_prefixes(model: PreTrainedModel) -> bool:
 
 def logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     """(N, V) logits of (N, D) hidden states."""
-    out: Tensor = causal_lm(model).get_output_embeddings()(states)
+    out: Tensor = causal_model(model).get_output_embeddings()(states)
     return out
 
 

@@ -13,8 +13,11 @@ from agentgrpo.config import TrainConfig
 from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.precision import PRECISIONS
 from agentgrpo.rollout import RolloutRunner
+from agentgrpo.samplers import vllm_engine
 from agentgrpo.samplers.base import Sampler
+from agentgrpo.samplers.settings import VllmSettings
 from agentgrpo.samplers.transformers import TransformersSampler
+from agentgrpo.samplers.vllm import VllmSampler
 from agentgrpo.warm_start import sample_texts
 
 
@@ -75,17 +78,35 @@ def reference_in(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
 
 def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
     """Environments and contexts for episodes of this policy."""
+    limits = [policy.context_length(made.model), config.sampler_settings.context_limit]
     return RolloutRunner(
         config.environments,
         config.rollout,
         lambda env: make_conversation(made.chats[env], config.context.kind, config.context.window_turns),
-        made.chat.decode,
-        policy.context_length(made.model),
+        made.chat,
+        min(limit for limit in limits if limit is not None),
     )
 
 
+def check_sampler(config: TrainConfig) -> None:
+    """Refuses a sampler that cannot work here, before a model loads.
+
+    Raises:
+        ValueError: what is missing, and how to get it.
+    """
+    if isinstance(config.sampler_settings, VllmSettings):
+        vllm_engine.check_installed()
+
+
 def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
-    """The sampler that the configuration names."""
+    """The sampler that the configuration names, with the policy's weights."""
+    settings, stop_ids = config.sampler_settings, [made.chat.end_id]
+    if isinstance(settings, VllmSettings):
+        return VllmSampler(made.model, stop_ids, settings)
     return TransformersSampler(
-        made.model, [made.chat.end_id], precision=config.sampler.precision, cache_gb=config.sampler.cache_gb
+        made.model,
+        stop_ids,
+        precision=settings.precision,
+        cache_gb=settings.cache_gb,
+        own_weights=config.rollout.mode == "async",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,29 +11,38 @@ from contextlib import contextmanager
 MODEL_PHASES = ("sampling", "forward", "backward", "optimizer")
 """Phases that are model arithmetic; the rest of an update is everything around it."""
 
-_seconds: dict[str, float] = defaultdict(float)
-_inside: list[str] = []
+
+class _Clock(threading.local):
+    """What a thread has counted: threads that work at the same time do not add up to a time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.inside: list[str] = []
+
+
+_clock = _Clock()
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
     """Counts what runs inside under ``name``; a phase inside a phase counts for the inner one only."""
+    clock = _clock
     started = time.perf_counter()
-    _inside.append(name)
+    clock.inside.append(name)
     try:
         yield
     finally:
-        _inside.pop()
+        clock.inside.pop()
         elapsed = time.perf_counter() - started
-        _seconds[name] += elapsed
-        if _inside:
-            _seconds[_inside[-1]] -= elapsed
+        clock.seconds[name] += elapsed
+        if clock.inside:
+            clock.seconds[clock.inside[-1]] -= elapsed
 
 
 def take() -> dict[str, float]:
-    """Seconds per phase since the last call."""
-    taken = dict(_seconds)
-    _seconds.clear()
+    """Seconds per phase that this thread has counted since the last call."""
+    taken = dict(_clock.seconds)
+    _clock.seconds.clear()
     return taken
 
 

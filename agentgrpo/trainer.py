@@ -17,6 +17,7 @@ from rich.console import Console
 from agentgrpo import curriculum, environments, lora, memory, models, packing, timing, wording
 from agentgrpo.algorithm import Algorithm, RunFacts, State
 from agentgrpo.annotation import annotate, worth
+from agentgrpo.async_collection import AsyncCollector
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
 from agentgrpo.collection import Collector
 from agentgrpo.config import TrainConfig, build_algorithm, parse
@@ -24,11 +25,13 @@ from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.evaluation import Evaluation, evaluate, make_panel
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
+from agentgrpo.players import PolicyPlayer
 from agentgrpo.profiling import Profile
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import PolicyPlayer
 from agentgrpo.run_folder import RunFolder
-from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy, reference_in
+from agentgrpo.samplers.base import SamplerError
+from agentgrpo.samplers.versioned import versioned
+from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy, reference_in
 from agentgrpo.timing import phase
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
 from agentgrpo.types import Credit, Group
@@ -63,7 +66,8 @@ class Trainer:
         c = self.config
         self.algorithm: Algorithm
         algorithm, self.ignored = build_algorithm(c)
-        self.algorithm = algorithm.settled(exact_sampler=c.model.precision == c.sampler.precision == "fp32")
+        exact = c.model.precision == c.sampler_settings.precision == "fp32" and c.rollout.mode == "sync"
+        self.algorithm = algorithm.settled(exact_sampler=exact)
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
         console = console or Console()
@@ -78,6 +82,7 @@ class Trainer:
             self.algorithm.check(RunFacts(c.group_size, max_return, facts.has_expert, steps))
         lora.check_algorithm(c.model, self.algorithm)
         models.check(c.model)
+        check_sampler(c)
         self.panel = make_panel(c.environments, c.eval.num_tasks)
         checkpoint = self._last_checkpoint()
         self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
@@ -116,8 +121,13 @@ class Trainer:
         if not self.learner.shares_prefixes:
             kind = type(self.policy.model).__name__
             self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
-        self.sampler = build_sampler(c, replace(self.policy, model=self.learner.computing))
-        self.collector = Collector(c, self.algorithm, self.runner, self.sampler, self.policy.chat, self.scorer)
+        self.sampler = versioned(build_sampler(c, replace(self.policy, model=self.learner.computing)))
+        parts = (self.sampler, self.policy.chat, self.scorer)
+        self.collector = (
+            Collector(c, self.algorithm, self.runner, *parts)
+            if c.rollout.mode == "sync"
+            else AsyncCollector(c, self.algorithm, build_runner(c, self.policy), *parts)
+        )
         self.algorithm_state: State = self.algorithm.initial_state()
         self.curriculum_state: CurriculumState = {}
         self.totals = Totals()
@@ -163,21 +173,33 @@ class Trainer:
             self.display.say(wording.trained(self.policy.model))
         self.display.say(f"{wording.precision(c)}; {wording.denominator(self.algorithm)}")
         self.display.start(self.update)
-        interrupted = False
         try:
-            with _interrupt_flag(self.display.say) as pressed:
-                while self.update < c.num_updates and not interrupted:
-                    with self.profile.update() if self.profile else contextlib.nullcontext():
-                        self._one_update()
-                    interrupted = pressed() and self.update < c.num_updates
-                    last = self.update == c.num_updates
-                    if self.update % c.eval.every == 0 or last:
-                        self._evaluate()
-                    if self.update % c.checkpoint.every == 0 or last or interrupted:
-                        self._save()
+            interrupted = self._loop()
+        except SamplerError as error:
+            # The weights are those of the last whole update.
+            self._save()
+            again = f"python -m agentgrpo train run_dir={c.run_dir} resume=true"
+            raise SamplerError(f"{error}\nAll {self.update} updates so far are saved. Go on with: {again}") from error
         finally:
             self.display.stop()
+            self.collector.close()
+            self.runner.close()
         return self._finish("interrupted" if interrupted else "finished")
+
+    def _loop(self) -> bool:
+        """Updates, evaluations and checkpoints; returns True after Ctrl-C."""
+        c = self.config
+        interrupted = False
+        with _interrupt_flag(self.display.say) as pressed:
+            self._evaluate_if_due()  # what a sampler's failure may have kept from it
+            while self.update < c.num_updates and not interrupted:
+                with self.profile.update() if self.profile else contextlib.nullcontext():
+                    self._one_update()
+                interrupted = pressed() and self.update < c.num_updates
+                self._evaluate_if_due()
+                if self.update % c.checkpoint.every == 0 or self.update == c.num_updates or interrupted:
+                    self._save()
+        return interrupted
 
     def _begin(self) -> None:
         """Warm start, and the evaluation that everything later is compared with."""
@@ -204,10 +226,11 @@ class Trainer:
         c = self.config
         logging = timing.take().get("logging", 0.0)  # of the update before: this one's comes after its record
         started = time.monotonic()
-        steps, stats = self.runner.num_env_steps, self.sampler.stats
-        sampled, prompts, prefilled = stats.sampled_tokens, stats.prompt_tokens, stats.prefilled_tokens
-        self.sampler.sync(self.learner.computing)
+        stats = self.sampler.stats
+        prompts, prefilled = stats.prompt_tokens, stats.prefilled_tokens
+        self.sampler.sync(self.learner.computing, self.update)
         experience = self.collector.collect(self.update, self.algorithm_state, self.curriculum_state)
+        self._rest()
         self.curriculum_state = self.collector.curriculum.measured(self.curriculum_state, experience.groups)
         collected = time.monotonic()
         groups = annotate(experience.kept, self.algorithm, self.learner)
@@ -222,7 +245,7 @@ class Trainer:
                 for item in packing.sequences(trajectory, worth)
             ]
         with phase("metrics"):
-            metrics = experience_metrics(experience) | algorithm_metrics(self.algorithm_state)
+            metrics = experience_metrics(experience, self.update) | algorithm_metrics(self.algorithm_state)
             metrics |= self.collector.curriculum.metrics(self.curriculum_state)
         metrics |= self.learner.update(items, self.algorithm, (c.seed, self.update))
         self.algorithm_state = self.algorithm.next_state(self.algorithm_state, experience.groups)
@@ -230,7 +253,9 @@ class Trainer:
             self.learner.move_reference(self.algorithm.reference_mix)
         ended = time.monotonic()
 
-        sampled = stats.sampled_tokens - sampled
+        steps = [step for group in experience.groups for trajectory in group for step in trajectory.steps]
+        sampled = sum(step.num_policy_tokens for step in steps)
+        sampling = collected - started if c.rollout.mode == "sync" else ended - started
         metrics["sampler/cached_prompt_share"] = 1 - (stats.prefilled_tokens - prefilled) / max(
             stats.prompt_tokens - prompts, 1
         )
@@ -238,7 +263,7 @@ class Trainer:
         seconds = {
             "time/rollout": collected - started,
             "time/update": ended - collected,
-            "sampler/tokens_per_second": sampled / (collected - started),
+            "sampler/tokens_per_second": sampled / sampling,
             **timing.metrics(phases, ended - started + logging),
         }
         if self.profile is not None:
@@ -247,11 +272,16 @@ class Trainer:
         self.totals.training_seconds += ended - started
         self.totals.sampled_tokens += sampled
         self.totals.trained_tokens += sum(len(s.token_ids) for s in items)
-        self.totals.env_steps += self.runner.num_env_steps - steps
+        self.totals.env_steps += len(steps)
         self.totals.episodes += sum(map(len, experience.groups))
         with phase("logging"):
             self._log(groups, credit, metrics, seconds)
         self._warn_of_crashes(experience.groups)
+
+    def _rest(self) -> None:
+        """Nobody samples before the next sync, unless rollouts go on meanwhile."""
+        if self.config.rollout.mode == "sync":
+            self.sampler.rest()
 
     def _log(
         self,
@@ -280,12 +310,19 @@ class Trainer:
 
     # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
 
+    def _evaluate_if_due(self) -> None:
+        assert self.after is not None
+        due = self.update % self.config.eval.every == 0 or self.update == self.config.num_updates
+        if due and self.after["update"] < self.update:
+            self._evaluate()
+
     def _evaluate(self) -> None:
         started = time.monotonic()
         c = self.config
-        self.sampler.sync(self.learner.computing)
+        self.sampler.sync(self.learner.computing, self.update)
         player = PolicyPlayer(self.sampler, c.rollout.params(c.eval.temperature))
         result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
+        self._rest()
         self.totals.evaluation_seconds += time.monotonic() - started
         self.after = {"update": self.update, **result.summary()}
         outcomes = [int(x) for x in result.outcomes]
@@ -358,7 +395,6 @@ class Trainer:
             {"final/success": self.after["success"], "final/best_success": self.best["success"]},
         )
         self.board.close()
-        self.runner.close()
         self.display.say(wording.result(summary, c))
         return summary
 

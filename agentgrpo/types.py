@@ -101,6 +101,8 @@ class Step:
     """False when the environment could not read the action."""
     stop_reason: StopReason = StopReason.STOP
     """Why the action's text ended."""
+    policy_version: int = 0
+    """Updates that the weights had seen which the action was sampled from."""
 
     @property
     def num_policy_tokens(self) -> int:

@@ -20,9 +20,10 @@ from agentgrpo.context import ChatFormat
 from agentgrpo.deadline import DeadlineRunner, Failure
 from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import checked_reset, checked_step, make_env, oracle_plan
+from agentgrpo.episode import Episode, Task
 from agentgrpo.learner import Learner
 from agentgrpo.mix import Mix
-from agentgrpo.rollout import Episode, RolloutRunner, Task
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion
 from agentgrpo.seeding import derive, permutation, training_task_seed
 from agentgrpo.types import Credit, StopReason

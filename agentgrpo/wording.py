@@ -49,9 +49,10 @@ def denominator(algorithm: Algorithm) -> str:
 
 def precision(c: TrainConfig) -> str:
     """What passes are computed in."""
-    if c.model.precision == c.sampler.precision:
+    sampling = c.sampler_settings.precision
+    if c.model.precision == sampling:
         return f"precision: {c.model.precision}"
-    return f"precision: {c.model.precision} in training, {c.sampler.precision} in sampling"
+    return f"precision: {c.model.precision} in training, {sampling} in sampling"
 
 
 def trained(model: PreTrainedModel) -> str:

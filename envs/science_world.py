@@ -11,8 +11,8 @@ FREE = {"inventory", "look around"}
 """What takes no time in the engine: a gold path still holds after it."""
 
 MEMORY_MB = 1024
-# The engine walks through sets of objects, in the order of hash codes that Java draws at random: what a room lists first
-# and how heat spreads would differ between two resets. With equal codes the order is that of insertion.
+# The engine walks through sets of objects, in the order of hash codes that Java draws at random: what a room lists
+# first and how heat spreads would differ between two resets. With equal codes the order is that of insertion.
 JAVA_OPTIONS = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
 UNKNOWN = "No known action matches that input."
 """What the engine says to text that it cannot read; nothing has changed then."""

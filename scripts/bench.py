@@ -226,12 +226,28 @@ def default_run(options: Options) -> list[Row]:
     ]
 
 
+def slow_environments(options: Options) -> list[Row]:
+    """Rollouts ahead of the trainer, where a step of the environment takes 200 ms."""
+    slow = ["env=number_guess", "env.id=benchmarks.slow_env:Benchmarks/SlowNumberGuess-v0", "warm_start.episodes=0"]
+    slow += ["env.execution=thread", "env.workers=256", "num_updates=16", "eval.num_tasks=1", "eval.every=1000"]
+    seconds_of = {}
+    for mode in ("sync", "async"):
+        records, _ = train([*slow, f"rollout.mode={mode}", "rollout.max_staleness=2"])
+        seconds_of[mode] = [r["time/rollout"] + r["time/update"] for r in records[4:]]
+    faster, text = ratio(seconds_of["sync"], seconds_of["async"])
+    row = Row("async against sync, steps of 200 ms", seconds(seconds_of["async"]), seconds(seconds_of["sync"]), text,
+              ">= 1.5x", faster >= 1.5)  # fmt: skip
+    return [row]
+
+
 def train(overrides: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Runs ``agentgrpo train``; metrics and evaluations."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "agentgrpo", "train", *overrides, f"run_dir={run}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPTS.parent)
+        path = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPTS.parent, env=env)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
         metrics, evaluations = (
@@ -251,6 +267,7 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "around": around_the_model,
     "advantages": advantages,
     "vocabulary": vocabulary,
+    "async": slow_environments,
     "default": default_run,
 }
 QUICK = ("gradient", "training", "around", "advantages", "vocabulary")

@@ -52,6 +52,10 @@ A dash: the question makes no sense there (no admissible actions, no oracle, a s
 """
 
 
+ELSEWHERE = {"agentgrpo/OpenEnv-v0": "They are those of the environment that the server holds."}
+"""Why some have none of their own."""
+
+
 @dataclass(frozen=True)
 class Card:
     """An environment as conf/env describes it, with its figures or the reason why there are none."""
@@ -81,6 +85,8 @@ def card(name: str, config: dict[str, Any], num_tasks: int, num_rollouts: int, s
     block = re.search(r"^kwargs:.*\n((?:[ ]+.*\n)*)", lines, re.MULTILINE)
     dials = inspect.cleandoc(block[1]) if block else ""
     described = (name, config["id"], config["instructions"], dials)
+    if config["id"] in ELSEWHERE:
+        return Card(*described, None, ELSEWHERE[config["id"]])
     try:
         env = make(config["id"], config["kwargs"])
     except ValueError as error:

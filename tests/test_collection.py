@@ -11,9 +11,11 @@ from agentgrpo.collection import Collector
 from agentgrpo.composing import compose_config
 from agentgrpo.config import parse
 from agentgrpo.context import ChatFormat
+from agentgrpo.episode import Task
 from agentgrpo.metrics import experience_metrics
+from agentgrpo.players import Player
 from agentgrpo.rewards import RewardScorer, build_terms
-from agentgrpo.rollout import Player, Task
+from agentgrpo.rollout import Order
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, Step, Trajectory
 
@@ -28,15 +30,14 @@ class Tasks:
         self.asked: list[Task] = []
         self.guidance: list[Sequence[int]] = []
 
-    def collect(self, player: Player, tasks: Sequence[Task], group_size: int, guidance: Sequence[int]) -> list[Group]:
+    def play(self, player: Player, orders: Sequence[Order]) -> list[Group]:
         out = []
-        for task in tasks:
-            self.asked.append(task)
-            self.guidance.append(guidance)
+        for order in orders:
+            self.asked.append(order.task)
+            self.guidance.append(order.guidance)
             mixed = len(self.asked) % self._period == 0
-            out.append(
-                Group(tuple(trajectory(("s", float(mixed and i == 0))) for i in range(group_size)), task.seed, 1.0)
-            )
+            members = [trajectory(("s", float(mixed and i == 0))) for i in range(len(order.guidance))]
+            out.append(Group(tuple(members), order.task.seed, 1.0))
         return out
 
 
@@ -87,12 +88,10 @@ def test_success_is_reported_of_unguided_members_only() -> None:
     free = trajectory(("s", 0.0))
 
     class Mixed(Tasks):
-        def collect(
-            self, player: Player, tasks: Sequence[Task], group_size: int, guidance: Sequence[int]
-        ) -> list[Group]:
-            return [Group((led, free), task.seed, 1.0) for task in tasks]
+        def play(self, player: Player, orders: Sequence[Order]) -> list[Group]:
+            return [Group((led, free), order.task.seed, 1.0) for order in orders]
 
-    metrics = experience_metrics(collector(Mixed(1), default_algorithm("guided")).collect(0, {"length": 1.0}, {}))
+    metrics = experience_metrics(collector(Mixed(1), default_algorithm("guided")).collect(0, {"length": 1.0}, {}), 0)
     assert metrics["rollout/success"] == 0.0
     assert metrics["guided/success"] == 1.0
     assert metrics["guided/expert_tokens_mean"] == 1.0

@@ -11,9 +11,10 @@ from helpers import tiny_tokenizer
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, make_conversation
+from agentgrpo.episode import Task
 from agentgrpo.guided import GuidedPlayer
 from agentgrpo.packing import sequences
-from agentgrpo.rollout import RolloutRunner, Task
+from agentgrpo.rollout import Order, RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Credit, Group, StopReason, Trajectory
@@ -77,10 +78,10 @@ def play(env_id: str, guidance: list[int], answer: str, max_new_tokens: int = 12
     config = EnvConfig(name="test", id=env_id)
     limits = RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=max_new_tokens, max_turns=5, step_timeout=5.0)
     runner = RolloutRunner(
-        {config.name: config}, limits, lambda name: make_conversation(CHAT, "transcript", 2), CHAT.decode, 500
+        {config.name: config}, limits, lambda name: make_conversation(CHAT, "transcript", 2), CHAT, 500
     )
     player = GuidedPlayer(ScriptedSampler(script), SamplingParams(max_new_tokens), CHAT, runner.pools)
-    (group,) = runner.collect(player, [Task(3, ("test",))], len(guidance), guidance)
+    (group,) = runner.play(player, [Order((0,), Task(3, ("test",)), guidance)])
     return group, prompts
 
 

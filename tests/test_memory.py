@@ -48,7 +48,7 @@ def test_activations_of_a_token_are_what_layers_keep() -> None:
 
 
 def test_a_plan_that_does_not_fit_says_what_to_lower() -> None:
-    parts = MemoryPlan({"process": 0.5, "prefix cache": 2.0, "activations": 4.0}, micro_batch_tokens=4096)
+    parts = MemoryPlan({"process": 0.5, "prefix cache": 2.0, "activations": 4.0}, 4096, "sampler.cache_gb")
     parts.check(6.5)
     with pytest.raises(
         ValueError, match=r"memory_gb=5 is less than the 6\.50 GB .*activations 4\.00, prefix cache 2\.00"
@@ -58,4 +58,11 @@ def test_a_plan_that_does_not_fit_says_what_to_lower() -> None:
     with pytest.raises(ValueError, match=r"Lower optim\.micro_batch_tokens to 2560 or sampler\.cache_gb to 0\.5, or"):
         parts.check(5)
     with pytest.raises(ValueError, match=r"Choose a smaller model, model\.lora\.rank=16 or model\.precision=bf16, or"):
-        MemoryPlan({"weights": 9.0, "prefix cache": 0.1, "activations": 0.1}, 4096).check(5)
+        MemoryPlan({"weights": 9.0, "prefix cache": 0.1, "activations": 0.1}, 4096, "sampler.cache_gb").check(5)
+
+
+def test_an_engine_holds_weights_and_a_cache_of_its_own() -> None:
+    weights = sum(p.numel() for p in tiny_llama().parameters())
+    found = made("sampler=vllm", "sampler.kv_cache_gb=0.5")
+    assert found.parts["sampler's copy"] == 4 * weights / 1e9
+    assert (found.parts["prefix cache"], found.cache_setting) == (0.5, "sampler.kv_cache_gb")

@@ -12,8 +12,9 @@ from agentgrpo import packing, policy
 from agentgrpo.cli import main
 from agentgrpo.composing import compose_config
 from agentgrpo.config import TrainConfig, parse
+from agentgrpo.episode import Task
 from agentgrpo.learner import Learner
-from agentgrpo.rollout import PolicyPlayer, Task
+from agentgrpo.players import PolicyPlayer
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.setup import build_runner, build_sampler, make_policy
 from agentgrpo.types import Credit

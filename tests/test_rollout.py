@@ -14,9 +14,11 @@ import pytest
 from helpers import tiny_tokenizer
 
 from agentgrpo.config import EnvConfig, RolloutConfig
-from agentgrpo.context import ChatFormat, make_conversation
+from agentgrpo.context import ChatFormat, Transcript, make_conversation
 from agentgrpo.environments import make_env, probe
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, RolloutStatus, StopReason
@@ -51,6 +53,8 @@ class Obedient(gym.Env[str, str]):
                 return 7, 0.0, False, cut, {}  # type: ignore[return-value]
             case "nan":
                 return "x", float("nan"), False, cut, {}
+            case "flood":
+                return "x" * 1_000_000, 0.0, False, cut, {}
             case "four":
                 return "x", 0.0, False, {}  # type: ignore[return-value]
             case "noinfo":
@@ -103,7 +107,7 @@ def runner(
         {"obedient": env or env_config()},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=max_turns, step_timeout=timeout),
         lambda name: make_conversation(CHAT, kind, 2),
-        CHAT.decode,
+        CHAT,
         context_length,
     )
 
@@ -199,6 +203,17 @@ def test_an_environment_that_never_ends_is_cut_at_max_turns() -> None:
 def test_winning_in_the_last_turn_is_terminated() -> None:
     trajectory = only(play(["wait", "win"], played_by=runner(max_turns=2)))
     assert trajectory.status is RolloutStatus.TERMINATED
+
+
+def test_text_that_cannot_fit_is_not_even_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = Transcript.observe
+    monkeypatch.setattr(Transcript, "observe", lambda self, text: (seen.append(len(text)), original(self, text))[1])
+    env = env_config("Obedient")
+    [group] = runner(env).collect(PolicyPlayer(saying("flood"), SamplingParams(20)), [TASK], 1)
+    [trajectory] = group
+    assert (trajectory.status, len(trajectory.steps)) == (RolloutStatus.CONTEXT_LIMIT, 1)
+    assert max(seen) < 100
 
 
 def test_context_limit() -> None:
@@ -376,9 +391,7 @@ def test_malformed_id_is_a_value_error_too() -> None:
 
 
 def test_missing_module_says_how_to_name_an_own_environment() -> None:
-    with pytest.raises(
-        ValueError, match=r"run from the folder that holds your module \(it is named 'my_module:Maze-v0'\)"
-    ):
+    with pytest.raises(ValueError, match=r"env\.id=my_module:Maze-v0; run from the folder that holds the module"):
         make_env(EnvConfig("x", "no_such_module:Maze-v0"))
 
 
@@ -493,7 +506,7 @@ def test_several_environments_in_one_run() -> None:
         "slow": EnvConfig("slow", COUNTDOWN, {"seconds": 0.01}, execution="thread"),
     }
     limits = RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=10, step_timeout=5.0)
-    one = RolloutRunner(envs, limits, lambda name: make_conversation(CHAT, "transcript", 2), CHAT.decode, 1000)
+    one = RolloutRunner(envs, limits, lambda name: make_conversation(CHAT, "transcript", 2), CHAT, 1000)
     tasks = [Task(1, ("a",), "short"), Task(2, ("b",), "slow"), Task(3, ("c",), "short")]
     groups = one.collect(PolicyPlayer(saying(), SamplingParams(20)), tasks, 2)
     assert [g.env for g in groups] == ["short", "slow", "short"]

@@ -318,3 +318,22 @@ def test_noise_key_decides_the_sample() -> None:
     )
     assert out[0].token_ids == out[2].token_ids
     assert out[0].token_ids != out[1].token_ids
+
+
+def test_weights_of_its_own_change_with_sync_only() -> None:
+    model = tiny_llama()
+    player = TransformersSampler(model, NO_STOP, cache_gb=0.1, own_weights=True)
+    prompt, how = tokens(20, "shared"), params(0, limit=4)
+
+    def gap() -> float:
+        """From the log-probabilities of the model as it is now."""
+        answer = player.generate([prompt], [how])[0]
+        ids = [*prompt, *answer.token_ids]
+        expected = reference_logprobs(model, ids, range(20, len(ids)))
+        return float((torch.tensor(answer.logprobs).double() - expected).abs().max())
+
+    assert gap() < 1e-4
+    model.load_state_dict(tiny_llama(seed=1).state_dict())  # the model learns meanwhile
+    assert gap() > 0.1
+    player.sync(model)
+    assert gap() < 1e-4

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agentgrpo.cli import main
+from agentgrpo.composing import compose_config
 
 TINY = [
     "env=number_guess",
@@ -274,6 +276,22 @@ def test_kl_reference_survives_a_resume(tmp_path: Path) -> None:
     assert any("loss/ref_kl" in r for r in whole)
 
 
+def test_rollouts_ahead_of_the_trainer_lose_and_double_nothing_over_a_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["rollout.mode=async", "rollout.max_staleness=2", "checkpoint.every=3", f"run_dir={folder}"]
+    train(*options, "num_updates=3")
+    assert main(["train", f"run_dir={folder}", "resume=true", "num_updates=6"]) == 0
+    records = lines(folder / "metrics.jsonl")
+    assert [r["update"] for r in records] == [1, 2, 3, 4, 5, 6]
+    assert all(0 <= r["rollout/staleness_max"] <= 2 for r in records)
+    assert records[3]["rollout/staleness_max"] == 0  # what had been played ahead was given up, and is played again
+    assert max(r["rollout/staleness_max"] for r in records) > 0
+    assert all(0.5 < r["loss/correction_weight"] < 2 for r in records)
+    summary = json.loads((folder / "summary.json").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert summary["episodes"] == 6 * config["groups_per_update"] * config["group_size"]
+
+
 def test_sweep_fills_one_folder_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", "-m", *TINY, "num_updates=1", "algorithm=grpo,gigpo", "seed=0,1"]) == 0
@@ -289,6 +307,19 @@ def test_eval_and_play_look_at_a_run(run: Path, capsys: pytest.CaptureFixture[st
     assert "update 12" in out
     assert main(["play", f"run_dir={run}", "episodes=2"]) == 0
     assert capsys.readouterr().out.count("return") == 2
+
+
+def test_arguments_that_only_the_environment_of_a_run_has_can_be_changed_for_an_evaluation(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "high" not in compose_config("eval", []).env.kwargs  # the default environment has no such argument
+    panels = []
+    for overrides in ([], ["env.kwargs.high=9"]):
+        assert main(["eval", f"run_dir={run}", *overrides]) == 0
+        panels.append(capsys.readouterr().out.split("hash ")[1].split()[0])
+    assert panels[0] != panels[1]
+    assert main(["eval", f"run_dir={run}", "env.kwargs.height=9"]) == 2
+    assert "'env.kwargs.height' is not a setting." in capsys.readouterr().err
 
 
 # --- what some algorithms carry from update to update -----------------------------------------------------------------

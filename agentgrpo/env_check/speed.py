@@ -65,7 +65,7 @@ def measure(subject: Subject, seconds: float = SECONDS) -> Pace:
     return Pace(wall / num_steps, computing, max(calls), wall / num_episodes)
 
 
-def _share_of_a_core(seconds: float = 0.03) -> float:
+def _share_of_a_core(seconds: float = 0.1) -> float:
     """How much of a core a thread gets that does nothing but compute: where others compute as well, less than all."""
     cpu = time.thread_time()
     start = time.perf_counter()

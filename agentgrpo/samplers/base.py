@@ -5,13 +5,17 @@ An implementation may keep caches behind it, but an answer depends only on the w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedModel
 
 from agentgrpo.types import StopReason
+
+
+class SamplerError(ValueError):
+    """A sampler that cannot go on: its engine failed, or its weights are not the trainer's. The message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Completion:
     stop_reason: StopReason
     num_guided: int = 0
     """How many of ``token_ids``, from the first on, an expert gave: they were not sampled and have no logprobs."""
+    version: int = 0
+    """Updates that the weights had seen which it was sampled from."""
 
 
 @dataclass(slots=True)
@@ -69,3 +75,20 @@ class Sampler(Protocol):
 
     def sync(self, model: PreTrainedModel) -> None:
         """Take over new weights and forget everything computed with the old ones."""
+
+    def rest(self) -> None:
+        """Nothing is sampled before the next ``sync``: memory that only sampling needs may be given back."""
+
+
+@runtime_checkable
+class ContinuousSampler(Sampler, Protocol):
+    """A sampler that takes prompts at any time, while it is still writing for others."""
+
+    def submit(self, key: Hashable, prompt: Sequence[int], params: SamplingParams) -> None:
+        """Takes a prompt; :meth:`poll` hands out its completion under the same key, which no other may have yet."""
+
+    def poll(self) -> list[tuple[Hashable, Completion]]:
+        """Goes on with everything that was submitted, by about one token each; returns what is complete, if any is."""
+
+    def cancel(self, keys: Collection[Hashable]) -> None:
+        """Forgets prompts that were submitted under these keys and not handed out."""

@@ -36,3 +36,6 @@ class ScriptedSampler:
 
     def sync(self, model: PreTrainedModel) -> None:
         """A script has no weights."""
+
+    def rest(self) -> None:
+        """There is nothing to give back."""

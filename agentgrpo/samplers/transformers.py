@@ -44,13 +44,20 @@ class TransformersSampler:
         stop_ids: token ids that end a turn.
         precision: ``fp32`` or ``bf16``.
         cache_gb: memory for keys and values of prompts that may come back; slots in use are always kept.
+        own_weights: a copy in any precision, for a model that learns meanwhile.
     """
 
     def __init__(
-        self, model: PreTrainedModel, stop_ids: Sequence[int], *, precision: str = "fp32", cache_gb: float = 2.0
+        self,
+        model: PreTrainedModel,
+        stop_ids: Sequence[int],
+        *,
+        precision: str = "fp32",
+        cache_gb: float = 2.0,
+        own_weights: bool = False,
     ) -> None:
         dtype = PRECISIONS[precision]
-        self._model = model if model.dtype == dtype else converted(model, dtype)
+        self._model = converted(model, dtype) if own_weights or model.dtype != dtype else model
         self._stop_ids = frozenset(stop_ids)
         self._cache = SlotCache(model.config, dtype, model.device)
         self._max_bytes = cache_gb * 1e9
@@ -66,6 +73,10 @@ class TransformersSampler:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), model.parameters(), strict=True):
                     mine.copy_(theirs)
+        self._forget()
+
+    def rest(self) -> None:
+        """Gives the cache's memory back."""
         self._forget()
 
     def _forget(self) -> None:

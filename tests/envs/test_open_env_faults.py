@@ -22,7 +22,9 @@ from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.environments import probe
 from agentgrpo.envs.open_env import OpenEnv
 from agentgrpo.envs.open_env_session import ConnectionLost, ServerError, Session
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, RolloutStatus
@@ -245,7 +247,7 @@ def runner(env: EnvConfig) -> Iterator[RolloutRunner]:
         {"open_env": env},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=10, step_timeout=10.0),
         lambda name: make_conversation(CHAT, "transcript", 2),
-        CHAT.decode,
+        CHAT,
         1000,
     )
     try:

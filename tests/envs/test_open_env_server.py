@@ -23,7 +23,9 @@ from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.env_check import check_env
 from agentgrpo.envs.open_env import OpenEnv
 from agentgrpo.envs.open_env_session import ServerError
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import Group, RolloutStatus
@@ -165,7 +167,7 @@ def runner(url: str, execution: str = "thread", workers: int = 32) -> Iterator[R
         {"open_env": EnvConfig("open_env", "agentgrpo/OpenEnv-v0", kwargs, execution=execution, workers=workers)},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=10, step_timeout=30.0),
         lambda name: make_conversation(CHAT, "transcript", 2),
-        CHAT.decode,
+        CHAT,
         1000,
     )
     try:

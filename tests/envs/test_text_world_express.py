@@ -19,7 +19,9 @@ from agentgrpo.context import ChatFormat, make_conversation
 from agentgrpo.environments import attribute, make_env, oracle_plan
 from agentgrpo.envs.jvm import EngineDied
 from agentgrpo.envs.text_world_express import GAMES, TextWorldExpressEnv, parse_params, shorten
-from agentgrpo.rollout import PolicyPlayer, RolloutRunner, Task
+from agentgrpo.episode import Task
+from agentgrpo.players import PolicyPlayer
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.types import RolloutStatus
@@ -350,7 +352,8 @@ def test_close_ends_the_engine_and_so_does_forgetting_the_environment(mark: str)
 @pytest.mark.suites
 @pytest.mark.parametrize("end", ["pass", "import os; os.kill(os.getpid(), 9)", "raise KeyError"])
 def test_the_engine_ends_with_its_process_however_that_ends(end: str, mark: str) -> None:
-    code = f"from agentgrpo.envs.text_world_express import *; e = TextWorldExpressEnv(); print(e._engine.pid, flush=True); {end}"
+    made = "from agentgrpo.envs.text_world_express import *; e = TextWorldExpressEnv()"
+    code = f"{made}; print(e._engine.pid, flush=True); {end}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended(int(run.stdout))
 
@@ -364,7 +367,7 @@ def looking(
         {"x": EnvConfig("x", ID, execution=execution, workers=workers)},
         RolloutConfig(temperature=1.0, top_p=1.0, max_new_tokens=20, max_turns=20, step_timeout=timeout),
         lambda name: make_conversation(chat, "transcript", 2),
-        chat.decode,
+        chat,
         2000,
     )
     turns = itertools.count()

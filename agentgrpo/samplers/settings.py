@@ -1,0 +1,110 @@
+"""What each kind of sampler can be set to: one dataclass per kind, chosen by ``sampler.kind``. Defaults: ``conf/``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from agentgrpo import precision
+from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
+
+
+@dataclass(slots=True)
+class TransformersSettings:
+    """Sampling with the model that is trained, in this process."""
+
+    kind: str
+    precision: str
+    cache_gb: float
+
+    def __post_init__(self) -> None:
+        one_of("sampler.precision", self.precision, precision.CHOICES)
+        self.precision = precision.settled(self.precision)
+        above("sampler.cache_gb", self.cache_gb, 0)
+
+    def copies_weights(self, model_precision: str) -> bool:
+        """Whether the sampler holds weights of its own."""
+        return self.precision != model_precision
+
+    @property
+    def cache(self) -> tuple[str, float]:
+        """The setting that limits the memory for keys and values, and its gigabytes."""
+        return "sampler.cache_gb", self.cache_gb
+
+    @property
+    def context_limit(self) -> int | None:
+        """Most tokens of a sequence; None: as many as the model takes."""
+        return None
+
+
+@dataclass(slots=True)
+class VllmSettings:
+    """A vLLM engine in this process."""
+
+    kind: str
+    precision: str
+    gpu_memory_share: float
+    kv_cache_gb: float
+    tensor_parallel: int
+    max_model_len: int | None
+    max_num_seqs: int
+    enforce_eager: bool
+
+    def __post_init__(self) -> None:
+        one_of("sampler.precision", self.precision, precision.CHOICES)
+        self.precision = precision.settled(self.precision)
+        within("sampler.gpu_memory_share", self.gpu_memory_share, "(0, 1]")
+        above("sampler.kv_cache_gb", self.kv_cache_gb, 0)
+        at_least("sampler.tensor_parallel", self.tensor_parallel, 1)
+        if self.max_model_len is not None:
+            at_least("sampler.max_model_len", self.max_model_len, 2)
+        at_least("sampler.max_num_seqs", self.max_num_seqs, 1)
+
+    def copies_weights(self, model_precision: str) -> bool:
+        """Whether the sampler holds weights of its own: an engine always does."""
+        return True
+
+    @property
+    def cache(self) -> tuple[str, float]:
+        """The setting that limits the memory for keys and values, and its gigabytes."""
+        return "sampler.kv_cache_gb", self.kv_cache_gb
+
+    @property
+    def context_limit(self) -> int | None:
+        """Most tokens of a sequence; None: as many as the model takes."""
+        return self.max_model_len
+
+
+TokenSettings = TransformersSettings | VllmSettings
+"""Of samplers that give token ids with their log-probabilities: what training needs."""
+SamplerSettings = TokenSettings
+
+_KINDS: dict[str, type[Any]] = {"transformers": TransformersSettings, "vllm": VllmSettings}
+
+
+def sampler_settings(values: Mapping[str, Any]) -> SamplerSettings:
+    """Checks the keys below ``sampler`` and builds the settings of the kind that they name.
+
+    Raises:
+        ValueError: names the key, what it was given and what is allowed.
+    """
+    kind = values.get("kind")
+    one_of("sampler.kind", kind, tuple(_KINDS))
+    cls = _KINDS[str(kind)]
+    hints = get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    advice = f"A sampler is chosen with its own yaml: sampler={kind}."
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(
+                f"sampler.{key} is no setting of sampler.kind={kind}.{did_you_mean(key, known)} "
+                f"It has: {', '.join(known)}. {advice}"
+            )
+        typed(f"sampler.{key}", value, hints[key])
+    missing = [key for key in known if key not in values]
+    if missing:
+        raise ValueError(f"sampler.kind={kind} needs {', '.join(f'sampler.{key}' for key in missing)}. {advice}")
+    settings: SamplerSettings = cls(**values)
+    return settings
