@@ -17,9 +17,9 @@ from agentgrpo.run_folder import RunFolder
 Record = dict[str, Any]
 
 _PIECE = 1 << 16
+_COLUMNS = ("old_logprobs", "ref_logprobs", "values")
 _TEXT, _NUMBER, _LIST = (str,), (int, float), (list,)
-_STEP_COLUMNS = ("old_logprobs", "ref_logprobs", "values")
-_FIELDS: dict[str, tuple[type, ...]] = {
+_STEP_FIELDS: dict[str, tuple[type, ...]] = {
     "observation": _TEXT,
     "text": _TEXT,
     "action": _TEXT,
@@ -34,7 +34,6 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "stop_reason": _TEXT,
     "policy_version": (int,),
 }
-_COLUMNS = ("old_logprobs", "ref_logprobs", "values")
 _FIELDS: dict[str, tuple[type, ...]] = {
     "update": (int,),
     "group": (int,),
