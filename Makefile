@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # Newer than pyproject.toml and constraints.txt when the environment is up to date; otherwise it is brought up to date.
 STAMP := $(VENV)/.installed
 SUITES := $(VENV)/.suites
+BROWSER := $(VENV)/.browser
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow test-suites check bench clean
+.PHONY: help demo test lint test-slow test-suites test-browser check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -20,7 +21,7 @@ demo: $(STAMP) ## install once, then train the built-in agent from the start int
 	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
 
 test: $(STAMP) ## the fast tests, without network
-	@$(BIN)/python -m pytest -m 'not slow and not suites'
+	@$(BIN)/python -m pytest -m 'not slow and not suites and not browser'
 
 lint: $(STAMP) ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .
@@ -29,10 +30,13 @@ lint: $(STAMP) ## formatting, lint rules and types
 
 test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
-	@$(BIN)/python -m pytest -m 'slow and not suites'
+	@$(BIN)/python -m pytest -m 'slow and not suites and not browser'
 
 test-suites: $(SUITES) ## install what optional environments need (once), then their tests
 	@$(BIN)/python -m pytest -m suites
+
+test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be installed
+	@$(BIN)/python -m pytest -m browser
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
@@ -65,4 +69,9 @@ $(SUITES): $(STAMP)
 	@echo "==> installing what optional environments need (up to 10 minutes, once: a planner is built from C++)"
 	@$(PIP) install -c constraints.txt -e '.[openenv-server,textarena,reasoning-gym,textworld,alfworld,textworld-express,scienceworld]'
 	@$(PIP) install -c constraints.txt --no-deps openenv
+	@touch $@
+
+$(BROWSER): $(STAMP)
+	@for needed in chromium chromedriver; do command -v $$needed >/dev/null || { echo "$$needed is missing: install chromium and chromium-driver (Debian)" >&2; exit 1; }; done
+	@$(PIP) install -c constraints.txt -e '.[browser]'
 	@touch $@

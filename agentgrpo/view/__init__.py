@@ -23,7 +23,8 @@ def view_command(config: DictConfig) -> int:
     for note in data.notes:
         print(f"note: {note}")
     print(
-        f"{path}: {data.num_trajectories} trajectories in {data.num_groups} groups, {size / 1e6:.1f} MB. "
+        f"{path}: {data.num_trajectories} trajectories in {data.num_groups} group{'s' * (data.num_groups != 1)}, "
+        f"{size / 1e6:.1f} MB. "
         "Open it in a browser; ? lists the keys."
     )
     return 0

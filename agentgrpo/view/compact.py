@@ -24,6 +24,10 @@ _OPTIONAL = {"gap": "old_logprobs", "reference": "ref_logprobs", "value": "value
 """Columns that only some runs have, and the field each is made from."""
 
 
+_LEAST = {"gap": 0.01, "reference": 0.01}
+"""Nats that the strongest colour stands for at least: below, differences are rounding and should look like it."""
+
+
 class Table:
     """Distinct values, numbered in the order in which they came."""
 
@@ -47,22 +51,22 @@ class Spread:
         self._limit = limit
         self._kept: list[float] = []
         self._stride = 1
-        self._seen = 0
+        self.seen = 0
 
     def add(self, value: float) -> None:
         """Takes a value into account; of very many, every second, fourth, eighth ... is kept."""
-        if self._seen % self._stride == 0:
+        if self.seen % self._stride == 0:
             self._kept.append(abs(value))
             if len(self._kept) > self._limit:
                 self._kept = self._kept[::2]
                 self._stride *= 2
-        self._seen += 1
+        self.seen += 1
 
     @property
-    def scale(self) -> float | None:
-        """The 98th percentile of the absolute values that are not 0; None where there is none."""
+    def scale(self) -> float:
+        """The 98th percentile of the absolute values that are not 0; 0 where there is none."""
         sizes = sorted(v for v in self._kept if v > 0)
-        return float(rounded(sizes[int(0.98 * (len(sizes) - 1))], 2) or 0) if sizes else None
+        return float(rounded(sizes[int(0.98 * (len(sizes) - 1))], 2) or 0) if sizes else 0.0
 
 
 @dataclass
@@ -126,8 +130,8 @@ class PageData:
             "envs": self._envs.values,
             "statuses": self._statuses.values,
             "terms": self._terms.values,
-            "scales": {name: spread.scale for name, spread in self._spreads.items()},
-            "columns": [name for name, spread in self._spreads.items() if spread.scale is not None],
+            "scales": {name: max(spread.scale, _LEAST.get(name, 0.0)) for name, spread in self._spreads.items()},
+            "columns": [name for name, spread in self._spreads.items() if spread.seen],
             "groups": self._groups,
         }
 
@@ -169,9 +173,7 @@ class PageData:
             "guided": [sum(s["num_guided"] for s in m["steps"]) for m in members],
         }
 
-    def _trajectory(
-        self, record: Record, states: Sequence[int], texts: Table, sequences: Table
-    ) -> dict[str, Any]:
+    def _trajectory(self, record: Record, states: Sequence[int], texts: Table, sequences: Table) -> dict[str, Any]:
         steps = record["steps"]
         info = json.dumps(record["task_info"], indent=1, ensure_ascii=False) if record["task_info"] else ""
         made = {

@@ -53,10 +53,12 @@ function paint(span, fact, mode, scales) {
     setStrength(span, -value / SURPRISE);
   } else {
     span.classList.add(value < 0 ? "neg" : "pos");
-    setStrength(span, Math.abs(value) / (scales[mode.key] || 1));
+    // The root lets weak values be seen beside strong ones: one winner of eight has seven times the advantage of a loser.
+    setStrength(span, Math.sqrt(Math.abs(value) / (scales[mode.key] || 1)));
   }
 }
 
+/** `share` is between 0 and 1; what lies beyond gets the full colour. */
 function setStrength(element, share) {
   element.style.setProperty("--w", `${Math.round(Math.min(1, Math.max(0, share)) * 100)}%`);
 }

@@ -29,7 +29,7 @@ function listRow(group, position) {
   const row = el(
     "div",
     `group-row${chosen ? " chosen" : ""}`,
-    el("div", "line", el("span", "env", group.env || "group"), el("span", "place", `update ${group.update} · ${group.name}`)),
+    el("div", "line", el("span", "env", group.env || "group"), el("span", "place", `update ${group.update} · group ${group.name}`)),
     el("div", "line", strip(group), el("span", "mean", short(value))),
   );
   row.style.top = `${position * ROW_HEIGHT}px`;
