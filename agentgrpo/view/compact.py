@@ -226,7 +226,7 @@ class PageData:
         shown = list(values) if name == "value" else [v - s for v, s in zip(values, logprobs, strict=True)]
         for value in shown:
             self._spreads[name].add(value)
-        return [rounded(v, 3) for v in shown]
+        return [rounded(v, 2 if name != "value" else 3) for v in shown]
 
 
 def _number_states(members: Sequence[Record]) -> list[list[int]]:
