@@ -5,14 +5,14 @@ const app = { index: null, groups: [], texts: {}, special: new Set(), hasTexts: 
 
 async function start() {
   if (!("DecompressionStream" in window)) {
-    byId("loading").textContent = "This browser cannot unpack the data: it needs DecompressionStream (any browser since 2023).";
+    byId("loading").textContent = "This browser cannot unpack the data: it needs DecompressionStream (any browser since 2024).";
     return;
   }
   setTheme(stored("theme"));
   const [index, vocabulary] = await Promise.all([readBlock("index"), readBlock("vocabulary")]);
   Object.assign(app, { index, groups: groupsOf(index), texts: vocabulary.texts, special: new Set(vocabulary.special) });
   app.hasTexts = Object.keys(vocabulary.texts).length > 0;
-  app.numChunks = Math.max(...index.groups.map((group) => group.chunk)) + 1;
+  app.numChunks = index.groups[index.groups.length - 1].chunk + 1;
   drawFrame();
   connect();
   setMode(MODES[0]);
