@@ -1,4 +1,4 @@
-"""The commands: ``python -m agentgrpo train | eval | play | export | check-env | algorithms``, or ``agentgrpo ...``."""
+"""The commands: ``python -m agentgrpo train | eval | play | export | view | check-env | algorithms``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ usage: agentgrpo COMMAND [key=value ...]
   eval        success of a run's policy, or of any model, on the held-out tasks
   play        play an environment yourself, or watch a run's policy
   export      a run's policy as a Hugging Face folder, for transformers and vLLM
+  view        a run's trajectories as one HTML file: view run_dir=runs/demo
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
   algorithms  what there is to choose from: formula, source, options and defaults
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
         return 2
-    if name in ("eval", "play", "export") and {"-h", "--help"} & set(rest):
+    if name in ("eval", "play", "export", "view") and {"-h", "--help"} & set(rest):
         # Its settings stand in a file with a comment each; `train` has groups to choose from, which Hydra lists.
         print(resources.files(composing.CONFIG_MODULE).joinpath(f"{name}.yaml").read_text(), end="")
         return 0
@@ -163,6 +164,12 @@ def _export(args: list[str]) -> int:
     return export_command(composing.config_for_run("export", args)[0])
 
 
+def _view(args: list[str]) -> int:
+    from agentgrpo.view import view_command
+
+    return view_command(composing.compose_config("view", args))
+
+
 def _check_env(args: list[str]) -> int:
     from agentgrpo.env_check import main as check
 
@@ -185,6 +192,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "play": _play,
     "export": _export,
+    "view": _view,
     "check-env": _check_env,
     "algorithms": _algorithms,
 }
