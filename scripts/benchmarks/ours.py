@@ -16,6 +16,7 @@ from agentgrpo.annotation import annotate, worth
 from agentgrpo.config import OptimConfig
 from agentgrpo.learner import Learner
 from agentgrpo.samplers.base import SamplingParams
+from agentgrpo.samplers.settings import VllmSettings
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.seeding import derive
 from agentgrpo.types import Group, Sequence, Step, Trajectory
@@ -143,6 +144,32 @@ def sampling(
         sampler.generate(requests, params)
         rates.append(sequences * new_tokens / watch.lap())
     return {"rates": rates[1:], "peak_gb": peak_gb()}
+
+
+def vllm_sampling(
+    path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
+) -> dict[str, Any]:
+    """The same with ``sampler=vllm``: the weights are handed over and checked within the time, as in every update."""
+    from agentgrpo.samplers.vllm import VllmSampler
+
+    model, _ = models.load(path)
+    settings = VllmSettings(
+        "vllm", precision, gpu_memory_share=0.4, kv_cache_gb=1.0, tensor_parallel=1, max_model_len=2048,
+        max_num_seqs=sequences, enforce_eager=True,
+    )  # fmt: skip
+    sampler = VllmSampler(model, [], settings)
+    rates, seconds = [], []
+    for round_ in range(repeat + 1):
+        _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)
+        requests = [p for p in prompts for _ in range(group)]
+        params = [SamplingParams(new_tokens, 1.0, noise_key=derive(round_, i)) for i in range(sequences)]
+        watch = Watch()
+        sampler.sync(model)
+        handing_over = watch.lap()
+        sampler.generate(requests, params)
+        rates.append(sequences * new_tokens / (handing_over + watch.lap()))
+        seconds.append(handing_over)
+    return {"rates": rates[1:], "sync": seconds[1:], "peak_gb": peak_gb()}
 
 
 def nano_iteration(prompts: int, samples: int, prompt_tokens: int, new_tokens: int, turns: int) -> dict[str, Any]:
