@@ -16,7 +16,7 @@ from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
 from agentgrpo.registry import algorithm_class
 from agentgrpo.samplers.base import SamplingParams
-from agentgrpo.samplers.settings import SamplerSettings, sampler_settings
+from agentgrpo.samplers.settings import OpenAiSettings, SamplerSettings, TokenSettings, sampler_settings
 
 
 @dataclass
@@ -292,6 +292,21 @@ class TrainConfig:
     def sampler_settings(self) -> SamplerSettings:
         """The keys below ``sampler``, as those of its kind."""
         return sampler_settings(self.sampler)
+
+    @property
+    def token_sampler(self) -> TokenSettings:
+        """The same, for what needs token ids.
+
+        Raises:
+            ValueError: the sampler gives text alone.
+        """
+        settings = self.sampler_settings
+        if isinstance(settings, OpenAiSettings):
+            raise ValueError(
+                "sampler=openai answers with text: there are no token ids, and no log-probabilities of them, to train "
+                "with. Train with sampler=vllm or sampler=transformers; `eval` and `play` take a server."
+            )
+        return settings
 
 
 def parse(config: DictConfig) -> TrainConfig:

@@ -7,7 +7,9 @@ prompt with the task and the last k (observation, action) pairs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -89,6 +91,16 @@ class ChatFormat:
     def decode(self, token_ids: tuple[int, ...]) -> str:
         """The text of an answer, without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+class TextReader(Protocol):
+    """Reads what was written, ids by ids."""
+
+    longest_token: int
+    """Most characters that a token stands for."""
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """The text of an answer."""
 
 
 class Conversation(ABC):
@@ -173,25 +185,27 @@ class Window(Conversation):
 
     def observe(self, observation: str) -> tuple[tuple[int, ...], bool]:
         self._observations.append(observation)
-        new = self._chat.prompt(self._text())
+        new = self._chat.prompt(window_text(self._observations, self._actions, self._turns))
         self.prompt = list(new)
         return new, True
 
     def answer(self, action_ids: tuple[int, ...], action: str) -> None:
         self._actions.append(action)
 
-    def _text(self) -> str:
-        first, now = self._observations[0], len(self._observations) - 1
-        if now == 0:
-            return first
-        lines = [first]
-        start = max(now - self._turns, 0)
-        if start > 0:
-            lines.append("...")
-        for t in range(start, now):
-            # The first observation stands at the top already.
-            lines += ([self._observations[t]] if t > 0 else []) + [f"> {self._actions[t]}"]
-        return "\n".join([*lines, self._observations[now]])
+
+def window_text(observations: Sequence[str], actions: Sequence[str], turns: int) -> str:
+    """The text of a fresh prompt: the first observation, the last ``turns`` turns, and what is seen now."""
+    first, now = observations[0], len(observations) - 1
+    if now == 0:
+        return first
+    lines = [first]
+    start = max(now - turns, 0)
+    if start > 0:
+        lines.append("...")
+    for t in range(start, now):
+        # The first observation stands at the top already.
+        lines += ([observations[t]] if t > 0 else []) + [f"> {actions[t]}"]
+    return "\n".join([*lines, observations[now]])
 
 
 def make_conversation(chat: ChatFormat, kind: str, window_turns: int) -> Conversation:

@@ -10,13 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from agentgrpo import checkpoint, environments, models
+from agentgrpo.chat_player import chat_player, chat_runner
 from agentgrpo.checks import did_you_mean
 from agentgrpo.config import EnvConfig, TrainConfig, parse
 from agentgrpo.environments import attribute, checked_reset, checked_step, make_env
 from agentgrpo.evaluation import evaluate, make_panel
-from agentgrpo.players import PolicyPlayer
+from agentgrpo.players import ContinuousPlayer, Player, PolicyPlayer
 from agentgrpo.rewards import RewardScorer, build_terms
+from agentgrpo.rollout import RolloutRunner
 from agentgrpo.run_folder import RunFolder
+from agentgrpo.samplers.settings import OpenAiSettings
 from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy
 from agentgrpo.types import Trajectory
 
@@ -24,11 +27,9 @@ from agentgrpo.types import Trajectory
 def evaluate_command(config: DictConfig) -> int:
     """Prints held-out success of a run's checkpoint, or of a model that was not trained here."""
     c = _parse(config)
-    made, name = _load(c, config)
+    runner, player, name = _seat(c, config)
     panel = make_panel(c.environments, c.eval.num_tasks)
-    sampler = build_sampler(c, made)
-    player = PolicyPlayer(sampler, c.rollout.params(c.eval.temperature))
-    result = evaluate(build_runner(c, made), player, panel, RewardScorer(build_terms(c.reward)))
+    result = evaluate(runner, player, panel, RewardScorer(build_terms(c.reward)))
     low, high = result.interval
     print(f"policy    {name}")
     print(f"panel     {panel.name}, {len(panel.tasks)} tasks, hash {panel.hash[:16]}")
@@ -46,13 +47,12 @@ def play_command(config: DictConfig) -> int:
     first = int(config.task)
     count = int(config.episodes)
     panels = [make_panel({name: env}, first + count).tasks[first:] for name, env in c.environments.items()]
-    if not config.run_dir:
+    if not config.run_dir and c.sampler["kind"] != "openai":
         return _play_by_hand(c.env, [t.seed for t in panels[0]], console)
-    made, name = _load(c, config)
+    runner, player, name = _seat(c, config)
     console.print(f"{name} plays {', '.join(env.id for env in c.environments.values())}", markup=False)
     tasks = [task for panel in panels for task in panel]
-    player = PolicyPlayer(build_sampler(c, made), c.rollout.params(c.eval.temperature))
-    for group in build_runner(c, made).collect(player, tasks, group_size=1):
+    for group in runner.collect(player, tasks, group_size=1):
         console.rule(f"{group.env} task {group.task_seed}")
         _show(group.trajectories[0], console)
     return 0
@@ -68,6 +68,17 @@ def _parse(config: DictConfig) -> TrainConfig:
     for env in c.environments.values():
         environments.probe(env, c.rollout.max_turns, c.rollout.step_timeout)
     return c
+
+
+def _seat(c: TrainConfig, config: DictConfig) -> tuple[RolloutRunner, Player | ContinuousPlayer, str]:
+    """Environments, who plays them, and the player's name in a sentence."""
+    settings = c.sampler_settings
+    if isinstance(settings, OpenAiSettings):
+        player, name = chat_player(c, settings)
+        return chat_runner(c), player, name
+    made, name = _load(c, config)
+    params = c.rollout.params(c.eval.temperature)
+    return build_runner(c, made), PolicyPlayer(build_sampler(c, made), params), name
 
 
 def _load(c: TrainConfig, config: DictConfig) -> tuple[Policy, str]:

@@ -76,7 +76,7 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     dtype = PRECISIONS[config.model.precision]
     half = config.model.precision == "bf16"
-    sampler = config.sampler_settings
+    sampler = config.token_sampler
     if sampler.copies_weights(config.model.precision):
         copied = weights
     else:  # in the trainer's precision, what is frozen is shared

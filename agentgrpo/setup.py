@@ -78,7 +78,7 @@ def reference_in(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
 
 def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:
     """Environments and contexts for episodes of this policy."""
-    limits = [policy.context_length(made.model), config.sampler_settings.context_limit]
+    limits = [policy.context_length(made.model), config.token_sampler.context_limit]
     return RolloutRunner(
         config.environments,
         config.rollout,
@@ -100,7 +100,7 @@ def check_sampler(config: TrainConfig) -> None:
 
 def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
     """The sampler that the configuration names, with the policy's weights."""
-    settings, stop_ids = config.sampler_settings, [made.chat.end_id]
+    settings, stop_ids = config.token_sampler, [made.chat.end_id]
     if isinstance(settings, VllmSettings):
         return VllmSampler(made.model, stop_ids, settings)
     return TransformersSampler(

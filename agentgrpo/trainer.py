@@ -66,7 +66,7 @@ class Trainer:
         c = self.config
         self.algorithm: Algorithm
         algorithm, self.ignored = build_algorithm(c)
-        exact = c.model.precision == c.sampler_settings.precision == "fp32" and c.rollout.mode == "sync"
+        exact = c.model.precision == c.token_sampler.precision == "fp32" and c.rollout.mode == "sync"
         self.algorithm = algorithm.settled(exact_sampler=exact)
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)

@@ -49,7 +49,7 @@ def denominator(algorithm: Algorithm) -> str:
 
 def precision(c: TrainConfig) -> str:
     """What passes are computed in."""
-    sampling = c.sampler_settings.precision
+    sampling = c.token_sampler.precision
     if c.model.precision == sampling:
         return f"precision: {c.model.precision}"
     return f"precision: {c.model.precision} in training, {sampling} in sampling"

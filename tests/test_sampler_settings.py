@@ -32,7 +32,7 @@ def test_each_kind_has_settings_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, r"sampler\.kind must be one of transformers, vllm"),
+        ({}, r"sampler\.kind must be one of transformers, vllm, openai"),
         ({"kind": "vlm"}, r"got 'vlm'\. Did you mean 'vllm'"),
         (
             {"kind": "vllm", "cache_gb": 1.0},

@@ -77,11 +77,42 @@ class VllmSettings:
         return self.max_model_len
 
 
+@dataclass(slots=True)
+class OpenAiSettings:
+    """A server that speaks OpenAI's protocol for chats."""
+
+    kind: str
+    base_url: str | None
+    model: str | None
+    api_key_env: str | None
+    timeout: float
+    retries: int
+    retry_wait: float
+    concurrency: int
+    token_limit: str
+
+    def __post_init__(self) -> None:
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"sampler.base_url must start with http:// or https://, got {self.base_url!r}. "
+                "A server of vLLM on this machine: sampler.base_url=http://localhost:8000/v1"
+            )
+        above("sampler.timeout", self.timeout, 0)
+        at_least("sampler.retries", self.retries, 0)
+        at_least("sampler.retry_wait", self.retry_wait, 0)
+        at_least("sampler.concurrency", self.concurrency, 1)
+        one_of("sampler.token_limit", self.token_limit, ("max_tokens", "max_completion_tokens"))
+
+
 TokenSettings = TransformersSettings | VllmSettings
 """Of samplers that give token ids with their log-probabilities: what training needs."""
-SamplerSettings = TokenSettings
+SamplerSettings = TokenSettings | OpenAiSettings
 
-_KINDS: dict[str, type[Any]] = {"transformers": TransformersSettings, "vllm": VllmSettings}
+_KINDS: dict[str, type[Any]] = {
+    "transformers": TransformersSettings,
+    "vllm": VllmSettings,
+    "openai": OpenAiSettings,
+}
 
 
 def sampler_settings(values: Mapping[str, Any]) -> SamplerSettings:

@@ -98,6 +98,9 @@ class VllmEngine:
         self._asleep = False
         if self._on_cpu:
             _check_head_size(config)
+        if self._on_cpu and self._in_processes:
+            # It would tie each process to a NUMA node of its own, and refuse to start where there are too few.
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         try:
             self._llm = self._start(config, settings)
         except Exception as error:  # it raises many kinds, and all mean that this model or setting does not work here

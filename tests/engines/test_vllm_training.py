@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from torch import Tensor
 
@@ -83,6 +84,38 @@ def test_a_sampler_with_other_weights_stops_the_run_which_saves_and_goes_on(
     assert (folder / "checkpoints" / "update_000001").is_dir()
     assert train("num_updates=3", f"run_dir={folder}", "resume=true") == 0
     assert [r["update"] for r in lines(folder / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.timeout(600)
+def test_an_engine_whose_process_is_killed_stops_the_run_which_saves_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    load, calls = VllmEngine.load, 0
+
+    def then_killed(self: VllmEngine, weights: Iterable[tuple[str, Tensor]]) -> None:
+        nonlocal calls
+        calls += 1
+        load(self, weights)
+        if calls == 4:  # the start, the evaluation before, the first update, the second
+            children = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+            workers = [c for c in children if "spawn_main" in " ".join(c.cmdline()) or "Worker" in c.name()]
+            assert workers
+            workers[-1].kill()
+
+    parallel = ["sampler.tensor_parallel=2", "num_updates=3", f"run_dir={folder}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(VllmEngine, "load", then_killed)
+        assert train(*parallel) == 2
+    said = capsys.readouterr().err
+    assert "error: vLLM's engine failed: " in said
+    assert "All 1 updates so far are saved. Go on with: " in said
+    assert train(*parallel, "resume=true") == 0
+    metrics = lines(folder / "metrics.jsonl")
+    assert [r["update"] for r in metrics] == [1, 2, 3]
+    # Halves of the weights in two processes compute what the trainer does.
+    assert max(r["sampler/logprob_gap_max"] for r in metrics if "sampler/logprob_gap_max" in r) < 1e-3
 
 
 def test_a_context_that_the_engine_has_not_ends_episodes(tmp_path: Path) -> None:
