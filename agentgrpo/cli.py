@@ -1,4 +1,4 @@
-"""The commands: ``python -m agentgrpo train | eval | play | check-env | algorithms``; also ``agentgrpo ...``."""
+"""The commands: ``python -m agentgrpo train | eval | play | export | view | check-env | algorithms``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ usage: agentgrpo COMMAND [key=value ...]
   train       train an agent; -m sweeps: train -m algorithm=grpo,gigpo seed=0,1
   eval        success of a run's policy, or of any model, on the held-out tasks
   play        play an environment yourself, or watch a run's policy
+  export      a run's policy as a Hugging Face folder, for transformers and vLLM
+  view        a run's trajectories as one HTML file: view run_dir=runs/demo
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
   algorithms  what there is to choose from: formula, source, options and defaults
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
         return 2
-    if name in ("eval", "play") and {"-h", "--help"} & set(rest):
+    if name in ("eval", "play", "export", "view") and {"-h", "--help"} & set(rest):
         # Its settings stand in a file with a comment each; `train` has groups to choose from, which Hydra lists.
         print(resources.files(composing.CONFIG_MODULE).joinpath(f"{name}.yaml").read_text(), end="")
         return 0
@@ -156,6 +158,18 @@ def _play(args: list[str]) -> int:
     return play_command(composing.config_for_run("play", args)[0])
 
 
+def _export(args: list[str]) -> int:
+    from agentgrpo.export import export_command
+
+    return export_command(composing.config_for_run("export", args)[0])
+
+
+def _view(args: list[str]) -> int:
+    from agentgrpo.view import view_command
+
+    return view_command(composing.compose_config("view", args))
+
+
 def _check_env(args: list[str]) -> int:
     from agentgrpo.env_check import main as check
 
@@ -177,6 +191,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "play": _play,
+    "export": _export,
+    "view": _view,
     "check-env": _check_env,
     "algorithms": _algorithms,
 }

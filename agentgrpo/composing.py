@@ -79,10 +79,16 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
         key = override.key_or_group
         added = override.is_add() or override.is_force_add()
         if key not in keys and key not in GROUPS and not added and key.split(".")[0] != "hydra":
-            raise ValueError(
-                f"{key!r} is not a setting.{did_you_mean(key, keys)} `python -m agentgrpo train --cfg job` prints all "
-                f"of them; a key that only your own environment or algorithm knows is added with +{key}=..."
-            )
+            raise ValueError(f"{key!r} is not a setting.{did_you_mean(key, keys)} {_where_settings_stand(name, key)}")
+
+
+def _where_settings_stand(name: str, key: str) -> str:
+    if name == "view":
+        return "`python -m agentgrpo view --help` prints all of them."
+    return (
+        f"`python -m agentgrpo train --cfg job` prints all of them; a key that only your own environment or algorithm "
+        f"knows is added with +{key}=..."
+    )
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -50,6 +51,37 @@ class EnvConfig:
 
 
 @dataclass
+class LoraConfig:
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: Any = "all-linear"
+    base_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least("model.lora.rank", self.rank, 0)
+        above("model.lora.alpha", self.alpha, 0)
+        if self.dropout != 0:
+            raise ValueError(
+                f"model.lora.dropout must be 0, got {self.dropout!r}: what is dropped in training would not be dropped "
+                "in sampling, so the trainer's log-probabilities would be those of another policy."
+            )
+        names = self.target_modules
+        if names != "all-linear" and not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise ValueError(
+                "model.lora.target_modules must be all-linear or a list of names such as [q_proj,v_proj], "
+                f"got {names!r}."
+            )
+        if self.base_bits not in (None, 4):
+            raise ValueError(f"model.lora.base_bits must be null or 4, got {self.base_bits}.")
+        if self.base_bits and not self.rank:
+            raise ValueError(
+                f"model.lora.base_bits={self.base_bits} with model.lora.rank=0 leaves nothing to train: weights of so "
+                "few bits cannot learn. Set model.lora.rank=16, or model.lora.base_bits=null."
+            )
+
+
+@dataclass
 class ModelConfig:
     kind: str
     path: str | None = None
@@ -60,13 +92,24 @@ class ModelConfig:
     num_heads: int = 0
     vocab_size: int = 0
     context_length: int = 0
+    device: str = "auto"
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         one_of("model.kind", self.kind, ("nano", "hf"))
         one_of("model.precision", self.precision, precision.CHOICES)
+        one_of("model.device", self.device, ("auto", "cpu", "cuda"))
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.precision = precision.settled(self.precision)
         if self.kind != "nano":
             return
+        if self.lora.rank:
+            raise ValueError(
+                f"model.lora.rank={self.lora.rank} with model=nano: its base would be random weights, which know no "
+                "words. Set model.lora.rank=0; or model=smollm2; or take a nano model that a run has trained: "
+                "model=hf model.path=RUN/checkpoints/best."
+            )
         at_least("model.vocab_size", self.vocab_size, 300)
         at_least("model.num_layers", self.num_layers, 1)
         at_least("model.num_heads", self.num_heads, 1)
@@ -122,6 +165,7 @@ class OptimConfig:
     epochs: int
     minibatches: int
     micro_batch_tokens: int
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         above("optim.lr", self.lr, 0)

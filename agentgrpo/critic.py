@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agentgrpo import policy
+from agentgrpo.precision import converted
 from agentgrpo.types import Batch
+from agentgrpo.weights import causal_model
 
 _WEIGHTS = "critic.safetensors"
 
@@ -19,16 +21,16 @@ class Critic(nn.Module):
     """Predicts, before each policy token, what the rest of the episode will bring.
 
     Args:
-        model: the policy at the start; its backbone is copied. The head starts at 0, so all values do.
+        model: the policy at the start. Of its backbone the critic copies what is trained, all of it or the adapters,
+            and shares what is frozen. The head starts at 0, so all values do.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.backbone: PreTrainedModel = copy.deepcopy(model.base_model)
+        self.backbone: PreTrainedModel = converted(causal_model(model).base_model, None)
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.requires_grad_(True)
 
     def forward(self, batch: Batch, *, share_prefixes: bool) -> Tensor:
         """(B, T) float32 values before each policy token, 0 on padding."""
@@ -41,9 +43,16 @@ class Critic(nn.Module):
         return out.masked_scatter(batch.action_mask, values)
 
     def save(self, folder: Path) -> None:
-        """Writes the weights into a checkpoint's folder."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / _WEIGHTS)
+        """Writes the trained weights into a checkpoint's folder."""
+        save_file({name: value.detach().contiguous() for name, value in self._trained().items()}, folder / _WEIGHTS)
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Reads what :meth:`save` wrote."""
-        self.load_state_dict(load_file(folder / _WEIGHTS))
+        saved, trained = load_file(folder / _WEIGHTS), self._trained()
+        assert saved.keys() == trained.keys()
+        for name, value in trained.items():
+            value.copy_(saved[name])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}

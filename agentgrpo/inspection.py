@@ -88,24 +88,15 @@ def _load(c: TrainConfig, config: DictConfig) -> tuple[Policy, str]:
             raise ValueError(
                 "An untrained nano model knows no words. Name a run: run_dir=..., or a model: model=smollm2."
             )
-        models.check_path(c.model)
+        models.check(c.model)
         return make_policy(c), f"{c.model.path}, untrained"
     folder = RunFolder(c.run_dir)
     if not folder.holds_run():
         raise ValueError(f"run_dir={c.run_dir} holds no run.{_near(c.run_dir)} `train` makes one.")
-    found = _checkpoint(folder.checkpoints, str(config.checkpoint_name))
+    if c.model.lora.rank:
+        models.check(c.model)  # a run with adapters needs its base
+    found = checkpoint.find(folder.checkpoints, str(config.checkpoint_name))
     return make_policy(c, found.folder), f"{found.folder} (update {found.update})"
-
-
-def _checkpoint(folder: Path, name: str) -> checkpoint.Checkpoint:
-    names = sorted(p.name for p in folder.glob("[!.]*") if p.is_dir())
-    wanted = next((n for n in reversed(names) if n.startswith("update_")), "") if name == "last" else name
-    if wanted not in names:
-        raise ValueError(
-            f"checkpoint_name={name}: {folder} has no such checkpoint.{did_you_mean(name, names)} "
-            f"There are: {', '.join(names) or 'none'}; best and last always mean those."
-        )
-    return checkpoint.read(folder / wanted)
 
 
 def _near(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agentgrpo import losses, packing, policy
+from agentgrpo import lora, losses, packing, policy
 from agentgrpo.algorithm import Algorithm, LossOutput
 from agentgrpo.config import OptimConfig
 from agentgrpo.critic import Critic
@@ -43,10 +44,11 @@ class Learner:
     """Holds the trained weights and the optimiser.
 
     Args:
-        model: fp32 weights; updated in place.
+        model: fp32 weights, or a base in any precision with fp32 adapters (:mod:`agentgrpo.lora`); what is trained is
+            updated in place.
         config: optimiser settings.
-        precision: what forward and backward passes compute in, ``fp32`` or ``bf16``; weights, their gradients and
-            the optimiser's state are fp32 either way.
+        precision: what forward and backward passes compute in, ``fp32`` or ``bf16``; trained weights, their gradients
+            and the optimiser's state are fp32 either way.
         temperature: that policy tokens are sampled with; their log-probabilities are taken at the same.
         top_p: likewise.
         max_length: constant L of ``seq-mean-token-sum-norm`` in policy tokens.
@@ -75,6 +77,11 @@ class Learner:
         self._critic_twin: HalfTwin | None = None
         self.shares_prefixes = policy.can_share_prefixes(model)  # the twin's rounding would look like a difference
         """False where the model cannot, and every sequence is computed whole."""
+        if config.recompute and not policy.layers_to_recompute(model):
+            raise ValueError(
+                f"optim.recompute=true: transformers cannot compute the layers of {type(model).__name__} again. "
+                "Set optim.recompute=false; a smaller optim.micro_batch_tokens needs less memory too."
+            )
         self.reset_optimizer()
 
     @property
@@ -112,13 +119,23 @@ class Learner:
         self.set_reference(self.model)
 
     def set_reference(self, model: PreTrainedModel) -> None:
-        """Holds on to a copy of the given policy in the KL term, in the precision of the passes."""
+        """Holds on to a copy of the given policy in the KL term, in the precision of the passes.
+
+        A policy with adapters has its base in common with its reference, which is that base with the adapters off, or
+        with a copy of them where a warm start has trained them before.
+        """
         self.reference = converted(model, self.computing.dtype).requires_grad_(False)
+        if lora.adapted(model) and lora.untouched(model):
+            lora.switch_off(self.reference)
 
     @torch.no_grad()
     def move_reference(self, mix: float) -> None:
         """Moves the reference towards the policy: ``mix`` of the policy, the rest of the old reference."""
         assert self.reference is not None
+        if lora.adapted(self.model):
+            assert mix == 1, "refused by lora.check_algorithm"
+            self.freeze_reference()
+            return
         for old, new in zip(self.reference.parameters(), self.model.parameters(), strict=True):
             old.lerp_(new, mix)
 
@@ -283,13 +300,14 @@ class Learner:
         """(B, T) float32 values of the critic before the batch's policy tokens, 0 on padding."""
         assert self.critic is not None
         critic = self.critic if self._critic_twin is None else self._critic_twin.module
-        with phase("forward"):
+        with phase("forward"), self._kept(critic.backbone):
             values: Tensor = critic(batch, share_prefixes=self.shares_prefixes)
         return values
 
     def _forward(self, batch: Batch, model: PreTrainedModel, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
         with phase("forward"):
-            states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
+            with self._kept(model):
+                states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
             at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
             found = policy.token_logprobs(
                 model, states[at], targets, self._temperature, self._top_p, with_entropy=with_entropy
@@ -297,6 +315,11 @@ class Learner:
         logprobs, entropy = (None if x is None else _padded(x, batch.action_mask) for x in found)
         assert logprobs is not None
         return logprobs, entropy
+
+    def _kept(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Decides what a pass keeps for its backward pass."""
+        again = self._config.recompute and torch.is_grad_enabled()
+        return policy.recomputing(model) if again else nullcontext()
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.model.device

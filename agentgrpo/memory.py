@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agentgrpo import policy
+from agentgrpo import lora, policy
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.config import TrainConfig
 from agentgrpo.packing import tree
-from agentgrpo.precision import PRECISIONS
+from agentgrpo.precision import PRECISIONS, converted
 
 _PROCESS_GB = 0.5
 """Python with torch and transformers, before any model."""
@@ -30,6 +30,8 @@ class MemoryPlan:
     micro_batch_tokens: int
     cache_setting: str
     """The setting that limits the prefix cache."""
+    recomputable: float = 0.0
+    """What ``optim.recompute=true`` would save."""
 
     @property
     def total(self) -> float:
@@ -51,7 +53,13 @@ class MemoryPlan:
             ways.append(f"optim.micro_batch_tokens to {int(tokens) // 64 * 64}")
         if over < self.parts["prefix cache"] * 0.9:
             ways.append(f"{self.cache_setting} to {math.floor((self.parts['prefix cache'] - over) * 100) / 100:g}")
-        advice = f"Lower {' or '.join(ways)}" if ways else "Choose a smaller model, or model.precision=bf16"
+        advice = (
+            f"Lower {' or '.join(ways)}"
+            if ways
+            else "Choose a smaller model, model.lora.rank=16 or model.precision=bf16"
+        )
+        if over < self.recomputable:
+            advice = f"Set optim.recompute=true; or {advice[0].lower()}{advice[1:]}"
         raise ValueError(
             f"memory_gb={limit:g} is less than the {self.total:.2f} GB that this run will hold ({listed}). "
             f"{advice}, or raise memory_gb."
@@ -62,37 +70,50 @@ def plan(config: TrainConfig, model: PreTrainedModel, algorithm: Algorithm) -> M
     """Adds up what stays and what the largest micro-batch needs.
 
     Args:
-        model: the fp32 weights, as loaded.
+        model: the policy, as loaded.
     """
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    width = PRECISIONS[config.model.precision].itemsize
+    dtype = PRECISIONS[config.model.precision]
     half = config.model.precision == "bf16"
     sampler = config.token_sampler
-    own_copy = config.rollout.mode == "async" or sampler.copies_weights(config.model.precision)
+    if sampler.copies_weights(config.model.precision):
+        copied = weights
+    else:  # in the trainer's precision, what is frozen is shared
+        copied = trained if config.rollout.mode == "async" else 0
     cache_setting, cache_gb = sampler.cache
     tokens = config.optim.micro_batch_tokens
+    recompute = config.optim.recompute
+    kept, least = (tokens * activation_bytes(model, dtype, recompute=r) for r in (recompute, True))
     vocabulary = model.get_output_embeddings().weight.shape[0]
     parts = {
         "process": _PROCESS_GB * 1e9,
-        "weights": 4.0 * weights,
+        "weights": float(sum(p.nbytes for p in model.parameters())),
         "gradients": 4.0 * trained,
         "optimizer": 8.0 * trained,
-        "half-precision weights": 2.0 * weights * half,
-        "sampler's copy": float(PRECISIONS[sampler.precision].itemsize * weights * own_copy),
-        "reference": float(width * weights * algorithm.needs_reference),
-        "critic": (16.0 + 2.0 * half) * weights if algorithm.critic_rate is not None else 0.0,
+        "half-precision weights": 2.0 * trained * half,
+        "sampler's copy": float(PRECISIONS[sampler.precision].itemsize * copied),
+        "reference": float(dtype.itemsize * trained * algorithm.needs_reference),
+        "critic": (16.0 + 2.0 * half) * trained if algorithm.critic_rate is not None else 0.0,
         "prefix cache": cache_gb * 1e9,
-        "activations": tokens * activation_bytes(model, PRECISIONS[config.model.precision]),
+        "activations": kept,
         "logits": 4.0 * _LOGITS_COPIES * policy.CHUNK * vocabulary,
     }
-    return MemoryPlan({name: size / 1e9 for name, size in parts.items() if size}, tokens, cache_setting)
+    saved = (kept - least) / 1e9
+    return MemoryPlan({name: size / 1e9 for name, size in parts.items() if size}, tokens, cache_setting, saved)
 
 
-def activation_bytes(model: PreTrainedModel, dtype: torch.dtype) -> float:
+def activation_bytes(model: PreTrainedModel, dtype: torch.dtype, *, recompute: bool = False) -> float:
     """Bytes that one more token keeps from the forward to the backward pass; counted in two short passes."""
+    if lora.adapted(model):
+        model = converted(model, model.dtype)  # its adapters are fp32, and computed in the precision of the base
     few, many = (_kept_bytes(model, length) for length in (16, 48))
-    return float((many - few) / 32 * dtype.itemsize / model.dtype.itemsize)
+    whole = float((many - few) / 32 * dtype.itemsize / model.dtype.itemsize)
+    if not recompute:
+        return whole
+    text = model.config.get_text_config()
+    # The input of every layer, and all of the one layer whose backward pass is under way.
+    return float(text.num_hidden_layers * text.hidden_size * dtype.itemsize + whole / text.num_hidden_layers)
 
 
 def _kept_bytes(model: PreTrainedModel, length: int) -> int:

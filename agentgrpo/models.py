@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -19,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from agentgrpo import attention, policy
+from agentgrpo import attention, lora, policy
 from agentgrpo.config import ModelConfig
 from agentgrpo.seeding import derive
 
@@ -32,12 +34,15 @@ _NANO_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 _FETCHED = {"models/smollm2-135m-instruct": "python scripts/fetch_smollm2.py"}
 
 
-def check_path(config: ModelConfig) -> None:
-    """Refuses a model folder that is not there, before anything is loaded.
+def check(config: ModelConfig) -> None:
+    """Refuses a model that cannot be had here, before anything is loaded.
 
     Raises:
-        ValueError: the path looks like a folder and is missing or incomplete.
+        ValueError: the path looks like a folder and is missing or incomplete; a package or a device is missing.
     """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("model.device=cuda, but PyTorch finds no NVIDIA GPU here. Set model.device=cpu.")
+    lora.check(config)
     if config.kind == "hf" and config.path is not None:
         check_folder("model.path", config.path)
 
@@ -51,6 +56,11 @@ def check_folder(setting: str, path: str) -> None:
     """
     folder = Path(path)
     if folder.is_dir():
+        if (folder / lora.SETTINGS).is_file() and not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{setting}={path}: the folder holds adapters, not a model. Make one of them and their base: "
+                "python -m agentgrpo export run_dir=RUN out=FOLDER"
+            )
         if not (folder / "config.json").is_file():
             raise ValueError(f"{setting}={path}: the folder has no config.json, so it holds no model.")
         return
@@ -64,23 +74,39 @@ def check_folder(setting: str, path: str) -> None:
         )
 
 
-def load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM in fp32 (master weights) and its tokenizer, from a folder or the hub.
+def load(
+    path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, bits: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM and its tokenizer, from a folder or the hub.
 
+    Args:
+        dtype: of the weights: fp32 for those that are trained.
+        bits: 4 holds linear layers as NF4 (bitsandbytes); products are still computed in ``dtype``.
     Raises:
         ValueError: it cannot be read, or its logits are more than its head applied to its backbone.
     """
     attention.register()
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
+    if bits is not None:
+        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention.NAME)
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path={path} cannot be loaded: {error}") from error
-    take_own_memory(model)
+    if bits is None:
+        take_own_memory(model)
+        model.to(device)
     # Dropout would make the learner's log-probabilities differ from the sampler's, so the model stays in eval mode.
     model.eval()
     policy.check_head(model)
     return model, tokenizer
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def take_own_memory(module: nn.Module) -> None:
@@ -147,7 +173,13 @@ def _nano_tokenizer(vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenize
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes an ordinary model folder (safetensors, config, tokenizer), replacing what is there."""
+    """Writes an ordinary model folder (safetensors, config, tokenizer), replacing what is there.
+
+    Of a model with adapters only these are written, as peft does.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
+    if lora.adapted(model):
+        lora.save(model, folder)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -8,7 +8,7 @@ the same precision samples from the very same twin, so that both sides hold one 
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def settled(precision: str) -> str:
-    """``auto`` decided: bf16 where the processor multiplies it in hardware, else fp32.
+    """``auto`` decided: bf16 where the GPU, or without one the processor, multiplies it in hardware, else fp32.
 
     Without such instructions a product in bf16 takes about seven times as long as in fp32.
     """
@@ -28,18 +28,36 @@ def settled(precision: str) -> str:
 
 
 def has_bf16() -> bool:
-    """True where the processor has instructions for products in bf16 (Intel's AMX, AVX-512 BF16, Arm's BF16)."""
+    """True where there are instructions for products in bf16 (NVIDIA's from Ampere on; Intel's AMX, AVX-512 BF16, Arm's
+    BF16)."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # missing before torch 2.11
     return any(known.get(name, False) for name in _BF16_INSTRUCTIONS)
 
 
-def converted(module: Module, dtype: torch.dtype) -> Module:
-    """A copy in another precision. Buffers stay as they are: rounded rotary frequencies would be wrong far out."""
+def converted(module: Module, dtype: torch.dtype | None) -> Module:
+    """A copy in another precision, or (None) with every weight in its own.
+
+    Buffers stay as they are: rounded rotary frequencies would be wrong far out. Parts that are frozen and need no
+    conversion are shared: nothing will ever change them.
+    """
+    memo: dict[int, Any] = {id(part): part for part in module.modules() if _can_share(part, dtype)}
+    shared = {id(p) for part in memo.values() for p in part.parameters()}
     # Converted one by one while they are copied, so that no second fp32 copy exists on the way.
-    memo = {
-        id(p): nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=p.requires_grad) for p in module.parameters()
-    }
+    for p in module.parameters():
+        if id(p) not in shared:
+            memo[id(p)] = nn.Parameter(p.detach().to(_kind(p, dtype), copy=True), requires_grad=p.requires_grad)
     return copy.deepcopy(module, memo)
+
+
+def _can_share(part: nn.Module, dtype: torch.dtype | None) -> bool:
+    return all(not p.requires_grad and p.dtype == _kind(p, dtype) for p in part.parameters())
+
+
+def _kind(weight: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    # Whole numbers hold several weights each (4-bit layers), in a precision of their own.
+    return weight.dtype if dtype is None or not weight.is_floating_point() else dtype
 
 
 class HalfTwin:
@@ -50,17 +68,17 @@ class HalfTwin:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
         self.module = converted(module, torch.bfloat16)
-        """Same structure in bf16."""
-        for weight, half in zip(module.parameters(), self.module.parameters(), strict=True):
-            if half.requires_grad:
-                half.register_post_accumulate_grad_hook(_Collect(weight))  # type: ignore[no-untyped-call]
+        """Same structure in bf16; frozen parts that are in bf16 already are the very same."""
+        pairs = zip(module.parameters(), self.module.parameters(), strict=True)
+        self._trained = [(weight, half) for weight, half in pairs if weight.requires_grad]
+        for weight, half in self._trained:
+            half.register_post_accumulate_grad_hook(_Collect(weight))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def follow(self) -> None:
         """Takes over the fp32 weights."""
-        for weight, half in zip(self._module.parameters(), self.module.parameters(), strict=True):
+        for weight, half in self._trained:
             half.copy_(weight)
 
 

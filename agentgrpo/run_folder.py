@@ -123,6 +123,8 @@ class RunFolder:
                         "group": index,
                         "slot": slot,
                         "task_seed": group.task_seed,
+                        "env": group.env,
+                        "max_return": group.max_return,
                         "return": trajectory.episode_return if trajectory.has_return else None,
                         "advantages": worth.advantages.tolist(),
                         **asdict(trajectory),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agentgrpo import models, policy
+from agentgrpo import lora, models, policy
 from agentgrpo.config import TrainConfig
 from agentgrpo.context import ChatFormat, make_conversation
+from agentgrpo.precision import PRECISIONS
 from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers import vllm_engine
 from agentgrpo.samplers.base import Sampler
@@ -41,17 +42,38 @@ def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> Policy:
     Raises:
         ValueError: the model cannot be loaded, or its chat template does not suit the context.
     """
-    if checkpoint is not None:
-        model, tokenizer = models.load(str(checkpoint))
-    elif config.model.kind == "nano":
-        model, tokenizer = models.build_nano(config.model, sample_texts(config), config.seed)
-    else:
-        assert config.model.path is not None
-        model, tokenizer = models.load(config.model.path)
+    model, tokenizer = _load(config, checkpoint)
     chats = {name: ChatFormat(tokenizer, env.instructions) for name, env in config.environments.items()}
     for chat in chats.values():
         make_conversation(chat, config.context.kind, config.context.window_turns)  # refuses an unsuitable template
     return Policy(model, tokenizer, chats)
+
+
+def _load(config: TrainConfig, checkpoint: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    m = config.model
+    if m.lora.rank:
+        assert m.path is not None
+        base, tokenizer = models.load(
+            m.path, device=m.device, dtype=PRECISIONS[m.precision], bits=m.lora.base_bits
+        )  # it does not learn, so it needs no more than what passes compute in
+        model = lora.attach(base, m.lora, config.seed)
+        return (model if checkpoint is None else lora.restore(model, checkpoint)), tokenizer
+    if checkpoint is not None:
+        return models.load(str(checkpoint), device=m.device)
+    if m.kind == "nano":
+        model, tokenizer = models.build_nano(m, sample_texts(config), config.seed)
+        return model.to(m.device), tokenizer
+    assert m.path is not None
+    return models.load(m.path, device=m.device)
+
+
+def reference_in(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """The reference policy of a run, as :func:`agentgrpo.models.save` wrote it.
+
+    Args:
+        model: the run's policy, whose base it shares if that has adapters.
+    """
+    return lora.beside(model, folder) if lora.adapted(model) else models.load(str(folder), device=str(model.device))[0]
 
 
 def build_runner(config: TrainConfig, made: Policy) -> RolloutRunner:

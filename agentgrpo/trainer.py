@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import curriculum, environments, memory, models, packing, timing, wording
+from agentgrpo import curriculum, environments, lora, memory, models, packing, timing, wording
 from agentgrpo.algorithm import Algorithm, RunFacts, State
 from agentgrpo.annotation import annotate, worth
 from agentgrpo.async_collection import AsyncCollector
@@ -31,7 +31,7 @@ from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.samplers.base import SamplerError
 from agentgrpo.samplers.versioned import versioned
-from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy
+from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy, reference_in
 from agentgrpo.timing import phase
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
 from agentgrpo.types import Credit, Group
@@ -80,7 +80,8 @@ class Trainer:
             max_return = self.scorer.max_return(facts.max_return)
             steps = c.optim.epochs * c.optim.minibatches
             self.algorithm.check(RunFacts(c.group_size, max_return, facts.has_expert, steps))
-        models.check_path(c.model)
+        lora.check_algorithm(c.model, self.algorithm)
+        models.check(c.model)
         check_sampler(c)
         self.panel = make_panel(c.environments, c.eval.num_tasks)
         checkpoint = self._last_checkpoint()
@@ -149,8 +150,8 @@ class Trainer:
         self.curriculum_state = curriculum.loaded(state["curriculum"])
         if self.algorithm.needs_reference:
             moved = checkpoint.folder / "reference"
-            reference, _ = models.load(str(moved if moved.is_dir() else self.folder.path / "reference"))
-            self.learner.set_reference(reference)
+            start = moved if moved.is_dir() else self.folder.path / "reference"
+            self.learner.set_reference(reference_in(start, self.policy.model))
         if self.algorithm.critic_rate is not None:
             self.learner.make_critic(self.algorithm.critic_rate)
             assert self.learner.critic is not None
@@ -168,6 +169,8 @@ class Trainer:
             self.display.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
         if self.before is None:
             self._begin()
+        if c.model.lora.rank:
+            self.display.say(wording.trained(self.policy.model))
         self.display.say(f"{wording.precision(c)}; {wording.denominator(self.algorithm)}")
         self.display.start(self.update)
         try:

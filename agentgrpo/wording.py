@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.config import TrainConfig
 
@@ -51,6 +53,14 @@ def precision(c: TrainConfig) -> str:
     if c.model.precision == sampling:
         return f"precision: {c.model.precision}"
     return f"precision: {c.model.precision} in training, {sampling} in sampling"
+
+
+def trained(model: PreTrainedModel) -> str:
+    """How much of a model with adapters learns."""
+    settings = model.peft_config["default"]
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    layers = sum(name.endswith("lora_A") for name, _ in model.named_modules())
+    return f"LoRA: rank {settings.r} on {layers} linear layers, {weights:,} weights learn; the base is frozen"
 
 
 def last_line(text: str) -> str:

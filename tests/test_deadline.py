@@ -9,7 +9,7 @@ import pytest
 
 from agentgrpo.deadline import DeadlineRunner, Failure
 
-TIMEOUT = 0.2
+TIMEOUT = 0.5
 
 
 def fail() -> str:
@@ -55,9 +55,9 @@ def test_an_exception_becomes_a_failure_with_its_traceback() -> None:
 def test_a_hanging_call_times_out_and_the_others_give_values(hang: Callable[[], str]) -> None:
     start = time.monotonic()
     before, hung, after = DeadlineRunner(TIMEOUT).run([value("a"), hang, value("b")])
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 3.0  # what sleep() takes
     assert (before, after) == ("a", "b")
-    assert failure(hung) == Failure("No answer within 0.2 s.", timed_out=True)
+    assert failure(hung) == Failure("No answer within 0.5 s.", timed_out=True)
 
 
 def test_several_hanging_calls() -> None:
@@ -74,7 +74,7 @@ def test_the_deadline_is_each_calls_own() -> None:
 
 
 def test_a_runner_goes_on_after_a_hang() -> None:
-    runner = DeadlineRunner(0.05)
+    runner = DeadlineRunner(TIMEOUT)
     runner.run([spin])
     assert runner.run([value("a")]) == ["a"]
 

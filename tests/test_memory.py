@@ -57,7 +57,7 @@ def test_a_plan_that_does_not_fit_says_what_to_lower() -> None:
     # 1.5 GB too much: 4096 * (1 - 1.5 / 4) = 2560 tokens, or a cache of 0.5 GB.
     with pytest.raises(ValueError, match=r"Lower optim\.micro_batch_tokens to 2560 or sampler\.cache_gb to 0\.5, or"):
         parts.check(5)
-    with pytest.raises(ValueError, match=r"Choose a smaller model, or model\.precision=bf16"):
+    with pytest.raises(ValueError, match=r"Choose a smaller model, model\.lora\.rank=16 or model\.precision=bf16, or"):
         MemoryPlan({"weights": 9.0, "prefix cache": 0.1, "activations": 0.1}, 4096, "sampler.cache_gb").check(5)
 
 
