@@ -130,3 +130,17 @@ def test_heads_that_vllm_cannot_take_are_refused_with_what_to_set(
 ) -> None:
     assert train("model.num_heads=4", f"run_dir={tmp_path / 'run'}") == 2
     assert "model.num_heads=2" in capsys.readouterr().err
+
+
+def test_adapters_learn_while_the_engine_samples_with_them_merged(tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", tmp_path / "run"
+    transformers = [o for o in TINY if not o.startswith("sampler")]
+    assert main(["train", *transformers, "num_updates=0", f"run_dir={base}"]) == 0
+    model = ["model=hf", f"model.path={base / 'checkpoints' / 'best'}", "model.precision=fp32", "model.lora.rank=4"]
+    sampler = [o for o in TINY if not o.startswith(("model", "warm_start"))]
+    settings = [*sampler, *model, "warm_start.episodes=0", "optim.lr=1e-2", "num_updates=3", f"run_dir={folder}"]
+    assert main(["train", *settings]) == 0
+    metrics = lines(folder / "metrics.jsonl")
+    gaps = [r["sampler/logprob_gap_max"] for r in metrics if "sampler/logprob_gap_max" in r]
+    assert len(gaps) > 1  # the adapters have moved by the second
+    assert max(gaps) < 1e-3
