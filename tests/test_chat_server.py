@@ -23,6 +23,15 @@ def saying(text: str | None) -> Answer:
     return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing about clients that have gone, which would land in the output of whatever test runs by then."""
+
+    daemon_threads = True
+
+    def handle_error(self, *args: Any) -> None:
+        pass
+
+
 class Server:
     """Answers with what it is told to, request by request; the last answer again and again."""
 
@@ -58,8 +67,7 @@ class Server:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
