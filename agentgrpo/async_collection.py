@@ -6,14 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from agentgrpo.algorithm import Algorithm, State
+from agentgrpo.algorithm import State
 from agentgrpo.collection import Collector
-from agentgrpo.config import TrainConfig
-from agentgrpo.context import ChatFormat
 from agentgrpo.curriculum import State as CurriculumState
-from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import Order, RolloutRunner
-from agentgrpo.samplers.base import Sampler
+from agentgrpo.rollout import Order
 from agentgrpo.timing import phase
 from agentgrpo.types import Group
 
@@ -25,21 +21,11 @@ class AsyncCollector(Collector):
     was under way when a run stopped is played again when it goes on. The groups of update u are ordered when update
     u - max_staleness is collected. Each turn is drawn from the weights of its time and says which they were.
 
-    Args:
-        runner: used by nobody else.
-        sampler: may be used by other threads too.
+    Nobody else may use the runner; other threads may use the sampler.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        algorithm: Algorithm,
-        runner: RolloutRunner,
-        sampler: Sampler,
-        chat: ChatFormat,
-        scorer: RewardScorer,
-    ) -> None:
-        super().__init__(config, algorithm, runner, sampler, chat, scorer)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._changed = threading.Condition()
         self._new: deque[Order] = deque()
         self._done: dict[tuple[int, ...], Group] = {}
@@ -65,7 +51,7 @@ class AsyncCollector(Collector):
             orders = super()._orders(update, first, count, state, curriculum)
             self._add(orders)
             return orders
-        last = min(update + self._config.rollout.max_staleness, max(self._config.num_updates - 1, update))
+        last = min(update + self.config.rollout.max_staleness, max(self.config.num_updates - 1, update))
         for coming in range(update, last + 1):
             if coming not in self._ahead:
                 self._ahead[coming] = list(super()._orders(coming, 0, count, state, curriculum))
@@ -91,7 +77,7 @@ class AsyncCollector(Collector):
 
     def _work(self) -> None:
         try:
-            for key, group in self._runner.stream(self._player, self._take):
+            for key, group in self.runner.stream(self.player, self._take):
                 with self._changed:
                     self._done[key] = group
                     self._changed.notify_all()

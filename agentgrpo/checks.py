@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def at_least(name: str, value: float, lowest: float) -> None:
@@ -45,6 +46,24 @@ def typed(name: str, value: object, hint: Any) -> None:
     kind: type = float if type(value) is int and float in plain else type(value)
     if kind not in plain:
         raise ValueError(f"{name} must be {' or '.join(allowed[o] for o in plain)}, got {value!r}.")
+
+
+def fields(group: str, owner: str, cls: type, values: Mapping[str, object], advice: str) -> None:
+    """Refuses keys that are no field of a dataclass, and values of another type than their field's.
+
+    Args:
+        group: where the keys stand: ``algorithm`` or ``sampler``.
+        owner: what the keys are of, as the error puts it.
+        advice: what to do about an unknown key.
+    """
+    known = [f.name for f in dataclasses.fields(cls)]
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(
+                f"{group}.{key} is no {owner}.{did_you_mean(key, known)} It has: {', '.join(known)}. {advice}"
+            )
+        typed(f"{group}.{key}", value, hints[key])
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

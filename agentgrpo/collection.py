@@ -30,50 +30,47 @@ class Experience:
     """Times that groups were collected; above 1 where dropped ones were replaced."""
 
 
+@dataclass
 class Collector:
     """Samples the groups of an update."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        algorithm: Algorithm,
-        runner: RolloutRunner,
-        sampler: Sampler,
-        chat: ChatFormat,
-        scorer: RewardScorer,
-    ) -> None:
-        self._config = config
-        self._algorithm = algorithm
-        self._runner = runner
-        self._scorer = scorer
-        self._player = GuidedPlayer(sampler, config.rollout.params(), chat, runner.pools)
-        self.curriculum = Curriculum(config.curriculum, Mix(config.environments, config.seed), config.seed)
+    config: TrainConfig
+    algorithm: Algorithm
+    runner: RolloutRunner
+    sampler: Sampler
+    chat: ChatFormat
+    scorer: RewardScorer
+
+    def __post_init__(self) -> None:
+        c = self.config
+        self.player = GuidedPlayer(self.sampler, c.rollout.params(), self.chat, self.runner.pools)
+        self.curriculum = Curriculum(c.curriculum, Mix(c.environments, c.seed), c.seed)
 
     def collect(self, update: int, state: State, curriculum: CurriculumState) -> Experience:
         """Groups of one update; which tasks and which noise depends on seed, update, position and the states only."""
-        c = self._config
+        c = self.config
         groups: list[Group] = []
         kept: list[Group] = []
         rounds = 0
-        while len(kept) < c.groups_per_update and rounds <= self._algorithm.resample_rounds:
+        while len(kept) < c.groups_per_update and rounds <= self.algorithm.resample_rounds:
             orders = self._orders(update, len(groups), c.groups_per_update - len(kept), state, curriculum)
-            groups += self._scorer.score(self._play(orders))
-            kept = [g for g, stays in zip(groups, self._algorithm.keep(groups), strict=True) if stays]
+            groups += self.scorer.score(self._play(orders))
+            kept = [g for g, stays in zip(groups, self.algorithm.keep(groups), strict=True) if stays]
             rounds += 1
         return Experience(tuple(groups), tuple(kept), rounds)
 
     def close(self) -> None:
         """Closes the environments."""
-        self._runner.close()
+        self.runner.close()
 
     def _orders(
         self, update: int, first: int, count: int, state: State, curriculum: CurriculumState
     ) -> Sequence[Order]:
         """Groups to play for an update, of which ``first`` have been played."""
-        c = self._config
-        guidance = self._algorithm.guidance(state, c.group_size)
+        c = self.config
+        guidance = self.algorithm.guidance(state, c.group_size)
         tasks = self.curriculum.tasks(curriculum, update, first, count, c.groups_per_update)
         return [Order((update, first + i), task, guidance) for i, task in enumerate(tasks)]
 
     def _play(self, orders: Sequence[Order]) -> list[Group]:
-        return self._runner.play(self._player, orders)
+        return self.runner.play(self.player, orders)

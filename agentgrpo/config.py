@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agentgrpo import precision
 from agentgrpo.algorithm import Algorithm
-from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
+from agentgrpo.checks import above, at_least, fields, one_of, within
 from agentgrpo.registry import algorithm_class
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.settings import OpenAiSettings, SamplerSettings, TokenSettings, sampler_settings
@@ -333,16 +333,9 @@ def build_algorithm(config: TrainConfig) -> tuple[Algorithm, list[str]]:
         ValueError: unknown name or key, a value out of range, or a combination that makes no sense.
     """
     cls = algorithm_class(config.algorithm["name"])
-    known = [f.name for f in dataclasses.fields(cls)]
     values = {k: v for k, v in config.algorithm.items() if k != "name"}
-    hints = get_type_hints(cls)
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(
-                f"algorithm.{key} is no field of {config.algorithm['name']!r}.{did_you_mean(key, known)} "
-                f"It has: {', '.join(known)}. A registered algorithm is chosen with its own yaml: algorithm=NAME."
-            )
-        typed(f"algorithm.{key}", value, hints[key])
+    advice = "A registered algorithm is chosen with its own yaml: algorithm=NAME."
+    fields("algorithm", f"field of {config.algorithm['name']!r}", cls, values, advice)
     algorithm = cls(**values)
     defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     return algorithm, sorted(k for k in algorithm.unused if values.get(k, defaults[k]) != defaults[k])

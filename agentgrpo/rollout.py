@@ -78,7 +78,6 @@ class RolloutRunner:
             name: re.compile(env.action_pattern) if env.action_pattern else None for name, env in envs.items()
         }
         self.pools = EnvPools(envs, config.step_timeout)
-        self.num_env_steps = 0
 
     def collect(self, player: Player | ContinuousPlayer, tasks: Sequence[Task], group_size: int) -> list[Group]:
         """Plays ``group_size`` episodes of each task, which nobody leads in.
@@ -206,7 +205,6 @@ class RolloutRunner:
             self._observe(episode, *result)
             self._check_same_start(episode, starts)
             return
-        self.num_env_steps += 1
         if isinstance(result, Failure):
             episode.steps.append(episode.pending)
             episode.fail(result)

@@ -329,12 +329,6 @@ def test_no_tasks() -> None:
     assert runner().collect(PolicyPlayer(saying(), SamplingParams(20)), [], 4) == []
 
 
-def test_env_steps_are_counted() -> None:
-    one = runner()
-    play(["win", "wait", "win"], 2, one)
-    assert one.num_env_steps == 3
-
-
 # --- reading actions --------------------------------------------------------------------------------------------------
 
 
@@ -401,7 +395,8 @@ def test_wrong_keyword_argument_is_named() -> None:
 
 
 def test_probe_is_silent_about_a_good_environment() -> None:
-    probe(env_config(), max_turns=10, timeout=0.2)
+    facts = probe(env_config(max_return=2.0), max_turns=10, timeout=2.0)
+    assert (facts.max_return, facts.has_expert, facts.info_keys) == (2.0, False, {"anchor"})
 
 
 @pytest.mark.parametrize(

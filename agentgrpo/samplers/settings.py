@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from agentgrpo import precision
-from agentgrpo.checks import above, at_least, did_you_mean, one_of, typed, within
+from agentgrpo.checks import above, at_least, fields, one_of, within
 
 
 @dataclass(slots=True)
@@ -124,17 +124,9 @@ def sampler_settings(values: Mapping[str, Any]) -> SamplerSettings:
     kind = values.get("kind")
     one_of("sampler.kind", kind, tuple(_KINDS))
     cls = _KINDS[str(kind)]
-    hints = get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
     advice = f"A sampler is chosen with its own yaml: sampler={kind}."
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(
-                f"sampler.{key} is no setting of sampler.kind={kind}.{did_you_mean(key, known)} "
-                f"It has: {', '.join(known)}. {advice}"
-            )
-        typed(f"sampler.{key}", value, hints[key])
-    missing = [key for key in known if key not in values]
+    fields("sampler", f"setting of sampler.kind={kind}", cls, values, advice)
+    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
     if missing:
         raise ValueError(f"sampler.kind={kind} needs {', '.join(f'sampler.{key}' for key in missing)}. {advice}")
     settings: SamplerSettings = cls(**values)

@@ -128,12 +128,25 @@ def matrix_rate(model: PreTrainedModel, precision: str) -> float:
     return best
 
 
-def sampling(
-    path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
-) -> dict[str, Any]:
-    """New tokens per second, prompts included."""
+def sampling(path: str, precision: str, **work: int) -> dict[str, Any]:
+    """New tokens per second, prompts included; see :func:`_rates`."""
     model, _ = models.load(path)
-    sampler = TransformersSampler(model, [], precision=precision)
+    return _rates(TransformersSampler(model, [], precision=precision), model, path, **work)
+
+
+def vllm_sampling(path: str, precision: str, **work: int) -> dict[str, Any]:
+    """The same with ``sampler=vllm``."""
+    from agentgrpo.samplers.vllm import VllmSampler
+
+    model, _ = models.load(path)
+    return _rates(VllmSampler(model, [], vllm_settings(precision)), model, path, **work)
+
+
+def _rates(
+    sampler: Sampler, model: PreTrainedModel, path: str, *,
+    sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Taking over weights, and checking them where a sampler does, is within the time, as in every update."""
     rates = []
     for round_ in range(repeat + 1):
         _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)
@@ -169,28 +182,6 @@ def vllm_turns(path: str, name: str, precision: str, repeat: int) -> dict[str, A
         play(sampler, work, prompts, round_)
         rollout.append(watch.lap())
     return {"rollout": rollout[1:], "peak_gb": peak_gb()}
-
-
-def vllm_sampling(
-    path: str, precision: str, sequences: int, prompt_tokens: int, new_tokens: int, group: int, repeat: int
-) -> dict[str, Any]:
-    """The same with ``sampler=vllm``: the weights are handed over and checked within the time, as in every update."""
-    from agentgrpo.samplers.vllm import VllmSampler
-
-    model, _ = models.load(path)
-    sampler = VllmSampler(model, [], vllm_settings(precision))
-    rates, seconds = [], []
-    for round_ in range(repeat + 1):
-        _, prompts = texts(path, sequences // group, prompt_tokens, seed=round_)
-        requests = [p for p in prompts for _ in range(group)]
-        params = [SamplingParams(new_tokens, 1.0, noise_key=derive(round_, i)) for i in range(sequences)]
-        watch = Watch()
-        sampler.sync(model)
-        handing_over = watch.lap()
-        sampler.generate(requests, params)
-        rates.append(sequences * new_tokens / (handing_over + watch.lap()))
-        seconds.append(handing_over)
-    return {"rates": rates[1:], "sync": seconds[1:], "peak_gb": peak_gb()}
 
 
 def nano_iteration(prompts: int, samples: int, prompt_tokens: int, new_tokens: int, turns: int) -> dict[str, Any]:

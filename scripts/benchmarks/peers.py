@@ -71,8 +71,9 @@ def plain(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
     rollout, training = [], []
     for round_ in range(repeat + 1):
+        _, prompts = texts(path, work.prompts, work.prompt_tokens, seed=round_)
         watch = Watch()
-        histories, mask = _turns(player, path, work, round_)
+        histories, mask = _turns(player, prompts, work, round_)
         rollout.append(watch.lap())
         ids, chosen = torch.tensor(histories), torch.tensor(mask)[:, 1:]
         advantages = torch.randn(len(ids), 1)
@@ -101,16 +102,18 @@ def turns(path: str, name: str, precision: str, repeat: int) -> dict[str, Any]:
     work, player = WORKLOADS[name], AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[precision])
     rollout = []
     for round_ in range(repeat + 1):
+        _, prompts = texts(path, work.prompts, work.prompt_tokens, seed=round_)
         watch = Watch()
-        _turns(player, path, work, round_)
+        _turns(player, prompts, work, round_)
         rollout.append(watch.lap())
     return {"rollout": rollout[1:], "peak_gb": peak_gb()}
 
 
-def _turns(player: Any, path: str, work: Workload, round_: int) -> tuple[list[list[int]], list[list[bool]]]:
+def _turns(
+    player: Any, prompts: list[list[int]], work: Workload, round_: int
+) -> tuple[list[list[int]], list[list[bool]]]:
     """Token ids of every episode, and which of them the model wrote."""
     rng = random.Random(round_)
-    _, prompts = texts(path, work.prompts, work.prompt_tokens, seed=round_)
     histories = [list(p) for p in prompts for _ in range(work.samples)]
     mask = [[False] * len(h) for h in histories]
     for turn in range(work.turns):

@@ -1,6 +1,5 @@
 """reasoning-gym: one question per episode, scored by its dataset; every dataset, and what a model may write."""
 
-import builtins
 import os
 import random
 import re
@@ -38,14 +37,7 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def without(name: str, *args: Any) -> Any:
-        if name.split(".")[0] == "reasoning_gym":
-            raise ModuleNotFoundError("No module named 'reasoning_gym'")
-        return real_import(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ImportError, match=r"pip install 'agentgrpo\[reasoning-gym\]'"):
         ReasoningGymEnv()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from java_processes import MARK, ended, marked
+from java_processes import ended, marked
 
 from agentgrpo.config import EnvConfig
 from agentgrpo.env_check import check_env
@@ -54,15 +53,6 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
 
 
 # --- with the engine --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Marks the Java processes of a test, and insists that none outlives it."""
-    name = f"{request.node.name}-{random.SystemRandom().random()}"
-    monkeypatch.setenv(MARK, name)
-    yield name
-    assert [pid for pid in marked(name) if not ended(pid, within=5.0)] == []
 
 
 Make = Callable[..., ScienceWorldEnv]

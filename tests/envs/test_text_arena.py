@@ -1,6 +1,5 @@
 """TextArena: every game that the docstring names is won, replays exactly, and survives what a model may write."""
 
-import builtins
 import os
 import random
 import re
@@ -49,14 +48,7 @@ def win(env: TextArenaEnv, actions: list[str]) -> tuple[str, float, bool, bool, 
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def without(name: str, *args: Any) -> Any:
-        if name.split(".")[0] == "textarena":
-            raise ModuleNotFoundError("No module named 'textarena'")
-        return real_import(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "textarena", None)
     with pytest.raises(ImportError, match=r"pip install 'agentgrpo\[textarena\]'"):
         TextArenaEnv()
 

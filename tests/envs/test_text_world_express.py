@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from helpers import tiny_tokenizer
-from java_processes import MARK, ended, marked
+from java_processes import ended, marked
 
 from agentgrpo.config import EnvConfig, RolloutConfig
 from agentgrpo.context import ChatFormat, make_conversation
@@ -92,15 +92,6 @@ def test_a_package_that_is_missing_in_a_process_of_its_own_is_named_too(
 
 
 # --- with the engine --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Marks the Java processes of a test, and insists that none outlives it."""
-    name = f"{request.node.name}-{random.SystemRandom().random()}"
-    monkeypatch.setenv(MARK, name)
-    yield name
-    assert [pid for pid in marked(name) if not ended(pid, within=5.0)] == []
 
 
 @pytest.fixture
