@@ -25,7 +25,7 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.run_folder import RunFolder
 
 CONFIG_MODULE = "agentgrpo.conf"
-GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment")
+GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment", "study")
 _CONF = Path(__file__).resolve().parent / "conf"
 
 # my_module:Maze-v0 -> Maze
@@ -83,8 +83,8 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
 
 
 def _where_settings_stand(name: str, key: str) -> str:
-    if name == "view":
-        return "`python -m agentgrpo view --help` prints all of them."
+    if name in ("view", "sweep"):
+        return f"`python -m agentgrpo {name} --help` prints all of them."
     return (
         f"`python -m agentgrpo train --cfg job` prints all of them; a key that only your own environment or algorithm "
         f"knows is added with +{key}=..."
