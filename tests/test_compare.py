@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compare_runs import UPDATES, rising, study, write_run
@@ -188,7 +189,7 @@ def test_runs_of_another_release_are_refused_and_of_other_packages_warned_of(tmp
 # --- variants ------------------------------------------------------------------------------------------------------
 
 
-def names(tmp_path: Path, *runs: dict[str, object], ignore: tuple[str, ...] = ()) -> list[str]:
+def names(tmp_path: Path, *runs: dict[str, Any], ignore: tuple[str, ...] = ()) -> list[str]:
     read_ones = []
     for i, settings in enumerate(runs):
         changes = {k: v for k, v in settings.items() if "." in k or k == "group_size"}
@@ -234,7 +235,7 @@ def test_settings_that_change_together_are_named_once(tmp_path: Path) -> None:
 
 
 def test_settings_can_be_ignored(tmp_path: Path) -> None:
-    runs = [{"seed": s, "model.path": f"start/seed{s}"} for s in (0, 1)]
+    runs: list[dict[str, Any]] = [{"seed": s, "model.path": f"start/seed{s}"} for s in (0, 1)]
     assert names(tmp_path, *runs, ignore=("model.path",)) == ["grpo", "grpo"]
 
 

@@ -142,7 +142,8 @@ def explain(study: Study) -> list[str]:
         "best: mean over seeds of each run's best evaluation; picked afterwards, so it flatters too.",
         f"episodes to {target:g}: training episodes at the first evaluation with that success, median over seeds; one "
         "that never reached it counts as later than all it played. reached: how many did.",
-        "success less: difference on the same tasks and seeds, mean over both, interval of a bootstrap over both.",
+        "success less: difference at the rates shown, on the same tasks and seeds; mean over both, interval of a "
+        "bootstrap over both.",
         "better: probability that a run ends above one of the other variant, ties counted half; interval of a "
         "bootstrap over runs.",
     ]

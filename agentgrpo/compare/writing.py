@@ -21,7 +21,7 @@ _GAP = 2
 def write_csv(data: Data, folder: Path) -> None:
     """``<name>.csv``."""
     with (folder / f"{data.name}.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(data.columns)
         writer.writerows(data.rows)
 
