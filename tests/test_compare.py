@@ -583,3 +583,21 @@ def test_two_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert [float(r["episodes"]) for r in curve] == [0, 6, 12]
     summary = json.loads(Path("runs/key_maze/gigpo/seed0/summary.json").read_text())
     assert float(curve[-1]["success"]) == pytest.approx(summary["after"]["success"])
+
+
+def test_a_baseline_that_an_environment_lacks(tmp_path: Path) -> None:
+    study(tmp_path, ["maze"], ["grpo", "gigpo"], [1e-3], 2)
+    study(tmp_path, ["lake"], ["rloo", "gigpo"], [1e-3], 2)
+    found = compared(tmp_path, baseline="grpo")
+    assert "There are no runs of grpo to hold others against: lake." in notes(found)
+    assert [len(env.against_baseline) for env in found.environments] == [0, 1]
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("run"), rising(0))
+    Path("file").write_text("")
+    assert main(["compare", "run", "out=file/below", "resamples=200"]) == 2
+    assert "file/below cannot be written: Not a directory. Name another folder" in capsys.readouterr().err

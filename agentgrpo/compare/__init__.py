@@ -39,15 +39,19 @@ def compare_command(args: Sequence[str]) -> int:
     runs, left_out = read_all(map(Path, folders))
     study = build(runs, settings, left_out)
     if not study.environments:
-        lines = [f"  {item.path}: {item.reason}" for item in study.left_out]
-        raise ValueError("\n".join(["There is nothing to compare:", *lines]))
+        reasons = [f"  {item.path}: {item.reason}" for item in study.left_out]
+        raise ValueError("\n".join(["There is nothing to compare:", *reasons]))
     out = Path(settings.out) if settings.out is not None else default_out(study.runs)
     check_free(out)
     console = Console()
     remarks = notes(study)
     show(study, remarks, console)
     command = shlex.join(["python", "-m", "agentgrpo", "compare", *args])
-    for line in write(study, remarks, command, out):
+    try:
+        lines = write(study, remarks, command, out)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written: {error.strerror}. Name another folder: out=FOLDER") from error
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 

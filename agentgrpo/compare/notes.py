@@ -13,6 +13,9 @@ _SHOWN = 4
 def notes(study: Study) -> list[str]:
     """Sentences, the gravest first."""
     found = [*_progress(study), *_seeds(study), *_rates(study), *_versions(study)]
+    alone = [env.name for env in study.environments if env.variant(env.baseline) is None]
+    if alone:
+        found.append(f"There are no runs of {study.settings.baseline} to hold others against: {', '.join(alone)}.")
     pairs = sum(len(env.against_baseline) for env in study.environments)
     if pairs >= 10:
         found.append(

@@ -112,8 +112,10 @@ def read(path: Path) -> Run:
         ValueError: why it cannot be compared.
     """
     config = _config(path)
-    folder = RunFolder(path)
-    records = [r for r in folder.records("evaluations") if isinstance(r, dict)]
+    try:
+        records = [r for r in RunFolder(path).records("evaluations") if isinstance(r, dict)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"evaluations.jsonl cannot be read: {_reason(error)}") from error
     if not records:
         raise ValueError("half-written: it has no evaluation yet")
     try:

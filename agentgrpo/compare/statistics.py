@@ -110,7 +110,7 @@ def held_out_pick(by_rate: Mapping[float, Array]) -> Array | None:
     """What a learning rate earns that is picked without looking at what it is judged on.
 
     For every seed and either half of the tasks (even and odd places of the panel), the rate is the one with the highest
-    mean over the other seeds and the other half.
+    interquartile mean over the other seeds, on the other half.
 
     Args:
         by_rate: rate -> (S, T) success; the same seeds in the same order.
@@ -122,7 +122,7 @@ def held_out_pick(by_rate: Mapping[float, Array]) -> Array | None:
         return None
     halves = np.stack([scores[:, :, 0::2].mean(axis=2), scores[:, :, 1::2].mean(axis=2)])  # (2, rates, S)
     sizes = np.array([scores[0, 0, 0::2].size, scores[0, 0, 1::2].size])
-    others = halves.sum(axis=2, keepdims=True) - halves  # sums over the other seeds
+    others = np.stack([iqm(np.delete(halves, s, axis=2), axis=2) for s in range(scores.shape[1])], axis=2)
     picked = others[::-1].argmax(axis=1)  # (2, S): by the other half
     own = np.take_along_axis(halves, picked[:, None, :], axis=1)[:, 0]  # (2, S)
     return np.asarray((own * sizes[:, None]).sum(axis=0) / sizes.sum(), dtype=np.float64)

@@ -311,7 +311,7 @@ def _curve(rate: Rate, resamples: int) -> Curve:
 
 
 def pick(rates: Sequence[Rate]) -> Rate:
-    """The learning rate with the highest mean of the last evaluations, on the seeds that all rates have.
+    """The learning rate with the highest interquartile mean, on the seeds that all rates have.
 
     Where they share none, on each rate's own. Of equals, the one with more seeds, then the lower one.
     """
@@ -319,7 +319,7 @@ def pick(rates: Sequence[Rate]) -> Rate:
 
     def order(rate: Rate) -> tuple[float, int, float]:
         scores = _at_seeds(rate, common) if common else rate.tasks
-        return round(float(scores.mean()), 12), len(rate.runs), -rate.lr
+        return round(float(statistics.iqm(scores.mean(axis=1))), 12), len(rate.runs), -rate.lr
 
     return max(rates, key=order)
 
