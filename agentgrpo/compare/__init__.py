@@ -43,14 +43,14 @@ def compare_command(args: Sequence[str]) -> int:
         raise ValueError("\n".join(["There is nothing to compare:", *reasons]))
     out = Path(settings.out) if settings.out is not None else default_out(study.runs)
     check_free(out)
-    console = Console()
     remarks = notes(study)
-    show(study, remarks, console)
     command = shlex.join(["python", "-m", "agentgrpo", "compare", *args])
     try:
         lines = write(study, remarks, command, out)
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error.strerror}. Name another folder: out=FOLDER") from error
+    console = Console()
+    show(study, remarks, console)
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

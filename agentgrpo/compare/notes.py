@@ -122,7 +122,8 @@ def _where(study: Study, holds: Callable[[Variant, Environment], bool]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    between = "; " if any(", " in name for name in names) else ", "  # names of variants may hold commas
+    return between.join(names[:_SHOWN]) + more
 
 
 def _count(n: int, what: str) -> str:

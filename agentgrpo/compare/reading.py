@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 Record = dict[str, Any]
 
 _INSIDE_RUNS = {"checkpoints", "trajectories", "profile", "reference"}
-_LEFT_BEHIND = {"versions.json", "evaluations.jsonl", "metrics.jsonl", "summary.json"}
+_LEFT_BEHIND = {"versions.json", "evaluations.jsonl", "metrics.jsonl"}
 # libyaml reads six hundred configurations in a second; the loader in Python takes ten times as long.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
