@@ -122,12 +122,9 @@ def rates(env: Environment) -> Table | None:
                 cells.append("-")
                 continue
             r = by_rate[lr]
-            mark = "*" if r is v.best else ""
-            cells.append(f"{figure(float(iqm(r.success)))}{mark} ({len(r.runs)})")
+            cells.append(f"{figure(float(iqm(r.success)))} ({len(r.runs)}){' best' if r is v.best else ''}")
         rows.append((v.name, *cells))
-    return Table(
-        f"{env.name}: success by learning rate (seeds)", ("variant", *map(rate, tried)), tuple(rows), "*: best."
-    )
+    return Table(f"{env.name}: success by learning rate (seeds)", ("variant", *map(rate, tried)), tuple(rows))
 
 
 def explain(study: Study) -> list[str]:

@@ -23,7 +23,7 @@ def write_csv(data: Data, folder: Path) -> None:
     with (folder / f"{data.name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(data.columns)
-        writer.writerows(data.rows)
+        writer.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in data.rows)
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------------
