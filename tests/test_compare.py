@@ -573,9 +573,15 @@ def test_the_settings_are_those_of_the_file() -> None:
 
 def test_two_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = ["model.hidden_size=32", "model.num_layers=1", "warm_start.episodes=16", "eval.num_tasks=8", "eval.every=1"]
+    tiny = ["model.hidden_size=32", "model.num_layers=1", "warm_start.episodes=16", "eval.num_tasks=4", "eval.every=1"]
     for algorithm in ("grpo", "dapo"):
-        short = [f"algorithm={algorithm}", "num_updates=2", "groups_per_update=2", "group_size=3"]
+        short = [
+            f"algorithm={algorithm}",
+            "num_updates=2",
+            "groups_per_update=2",
+            "group_size=3",
+            "env.kwargs.max_turns=4",
+        ]
         assert main(["train", *tiny, *short]) == 0
     assert main(["compare", "runs", "resamples=200"]) == 0
     assert "2 runs, 1 environment, 2 variants" in capsys.readouterr().out
