@@ -422,8 +422,8 @@ def test_names_are_only_ever_text(tmp_path: Path) -> None:
     for seed in range(2):
         write_run(tmp_path / f"a{seed}", rising(seed), env=NASTY, algorithm=NASTY, seed=seed)
         write_run(tmp_path / f"b{seed}", rising(seed), env=NASTY, algorithm="_grpo", seed=seed)
-    (tmp_path / "[bold]empty").mkdir()
-    runs, refused = read_all([tmp_path, tmp_path / "[bold]empty"])
+    (tmp_path / "[bold]empty\x1b[2J").mkdir()
+    runs, refused = read_all([tmp_path, tmp_path / "[bold]empty\x1b[2J"])
     found = build(runs, FAST, refused)
     text = shown(found, width=200, terminal=True)
     assert "[red]x[/red]<script>" in text

@@ -16,7 +16,7 @@ from rich.console import Console
 from agentgrpo import composing
 from agentgrpo.compare import tables
 from agentgrpo.compare.notes import notes
-from agentgrpo.compare.reading import Run, read_all
+from agentgrpo.compare.reading import Run, printable, read_all
 from agentgrpo.compare.study import Settings, Study, build
 from agentgrpo.compare.writing import markdown, show, write_csv
 from agentgrpo.run_folder import RunFolder
@@ -39,7 +39,7 @@ def compare_command(args: Sequence[str]) -> int:
     runs, left_out = read_all(map(Path, folders))
     study = build(runs, settings, left_out)
     if not study.environments:
-        reasons = [f"  {item.path}: {item.reason}" for item in study.left_out]
+        reasons = [f"  {printable(item.path)}: {item.reason}" for item in study.left_out]
         raise ValueError("\n".join(["There is nothing to compare:", *reasons]))
     out = Path(settings.out) if settings.out is not None else default_out(study.runs)
     check_free(out)

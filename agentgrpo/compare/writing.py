@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from agentgrpo.compare.reading import printable
 from agentgrpo.compare.study import Study
 from agentgrpo.compare.tables import Data, Table, all_tables, explain
 
@@ -69,7 +70,9 @@ def _rows(table: Table) -> list[str]:
 
 def escaped(text: str) -> str:
     """Text that Markdown and HTML show as it is. An underscore within a word, or an interval, needs no help."""
-    text = re.sub(r"[\\`*|~#$]|\[(?![-+0-9., ]+\])|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", lambda m: f"\\{m[0]}", text)
+    text = re.sub(
+        r"[\\`*|~#$]|\[(?![-+0-9., ]+\])|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", lambda m: f"\\{m[0]}", printable(text)
+    )
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("://", "&#58;//").replace("www.", "www&#46;")
 
@@ -137,7 +140,7 @@ def _line(console: Console, text: str, style: str = "") -> None:
 
 def _item(console: Console, text: str, style: str = "") -> None:
     """A paragraph that stands in where it goes on."""
-    wrapped = Text(text).wrap(console, max(console.width - 2, 10))
+    wrapped = Text(printable(text)).wrap(console, max(console.width - 2, 10))
     for i, line in enumerate(wrapped):
         line.stylize(style)
         line.rstrip()
