@@ -1,4 +1,4 @@
-"""The commands: ``python -m agentgrpo train | sweep | eval | play | export | view | check-env | algorithms``."""
+"""The commands: ``python -m agentgrpo train | sweep | compare | eval | play | view | export | check-env | algorithms``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from omegaconf import DictConfig
 from agentgrpo import composing
 from agentgrpo.startup import prepare
 
+SETTLED = ("sweep", "compare", "eval", "play", "view", "export")
+"""Commands whose settings stand in one file of their own."""
+
 USAGE = """\
 usage: agentgrpo COMMAND [key=value ...]
 
@@ -20,6 +23,7 @@ usage: agentgrpo COMMAND [key=value ...]
   play        play an environment yourself, or watch a run's policy
   export      a run's policy as a Hugging Face folder, for transformers and vLLM
   view        a run's trajectories as one HTML file: view run_dir=runs/demo
+  compare     runs side by side, with intervals and differences: compare runs
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
   algorithms  what there is to choose from: formula, source, options and defaults
 
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
         return 2
-    if name in ("sweep", "eval", "play", "export", "view") and {"-h", "--help"} & set(rest):
+    if name in SETTLED and {"-h", "--help"} & set(rest):
         # Its settings stand in a file with a comment each; `train` has groups to choose from, which Hydra lists.
         print(resources.files(composing.CONFIG_MODULE).joinpath(f"{name}.yaml").read_text(), end="")
         return 0
@@ -162,6 +166,12 @@ def _view(args: list[str]) -> int:
     return view_command(composing.compose_config("view", args))
 
 
+def _compare(args: list[str]) -> int:
+    from agentgrpo.compare import compare_command
+
+    return compare_command(args)
+
+
 def _check_env(args: list[str]) -> int:
     from agentgrpo.env_check import main as check
 
@@ -186,6 +196,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "play": _play,
     "export": _export,
     "view": _view,
+    "compare": _compare,
     "check-env": _check_env,
     "algorithms": _algorithms,
 }
