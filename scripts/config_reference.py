@@ -43,11 +43,11 @@ PACKAGES = ("agentgrpo",)
 INTRODUCTION = """\
 # Configuration
 
-Every setting is `key=value` on the command line, below a group as `group.key=value`. `python -m agentgrpo train --cfg job`
-prints what a command would use. Unknown keys are refused, and values outside their range before a model loads.
+Every setting is written `key=value` on the command line. `python -m agentgrpo train --cfg job` prints what a run would
+use. Unknown keys are refused, and so are values outside their range, before a model loads.
 
-Made by `python scripts/config_reference.py` from `conf/`, whose files hold these comments too. A folder `conf` of your own
-adds choices: [custom_environment.md](custom_environment.md#2-its-settings).
+Made by `python scripts/config_reference.py` from `conf/`, whose files hold these comments too. A folder `conf` of your
+own adds choices: [custom_environment.md](custom_environment.md#2-its-settings).
 """
 
 
@@ -199,7 +199,7 @@ def settings_table(settings: Sequence[Setting], cls: type, prefix: str, nested: 
 
 
 def without_range(comment: str, limits: str) -> str:
-    """A comment without the range that its column shows already: ``a | b: what``, ``what, in [0, 1]``, ``what, > 0``."""
+    """A comment without the range that its column shows: ``a | b: what``, ``what, in [0, 1]``, ``what, > 0``."""
     if not limits:
         return comment
     if " | " in limits:
@@ -247,8 +247,8 @@ def _algorithms() -> Iterator[str]:
     yield "## algorithm\n"
     yield (
         f"`algorithm=` {', '.join(f'[{n}](#algorithm{n})' for n in _choices('algorithm'))}, or one "
-        "[of your own](custom_algorithm.md). [algorithms.md](algorithms.md) says what each does. These options go with all "
-        "of them:\n"
+        "[of your own](custom_algorithm.md). [algorithms.md](algorithms.md) says what each does. These options go with "
+        "all of them:\n"
     )
     yield settings_table(list(shared.values()), Algorithm, "algorithm.")
     for name in _choices("algorithm"):
@@ -279,7 +279,7 @@ def _lineage(name: str) -> Iterator[Setting]:
 def _rewards() -> Iterator[str]:
     build_terms({"environment": {}})  # registers the kinds
     yield "## reward\n"
-    yield "Terms of an episode's return, weighted and logged apart: `reward=[environment,format] reward.format.weight=0.2`.\n"
+    yield "Terms of a return, weighted and logged apart: `reward=[environment,format] reward.format.weight=0.2`.\n"
     for name in _choices("reward"):
         path = CONF / "reward" / f"{name}.yaml"
         cls: type[RewardTerm] = KINDS[name]
@@ -294,7 +294,7 @@ def _rewards() -> Iterator[str]:
 def _docstring_of(cls: type, field: str) -> str:
     """The line under a field in the class that has it."""
     for base in cls.__mro__:
-        if field in base.__dict__.get("__annotations__", {}):
+        if field in inspect.get_annotations(base):
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
             assert isinstance(body, ast.ClassDef)
             for node, after in zip(body.body, body.body[1:], strict=False):
@@ -330,8 +330,8 @@ def _envs() -> Iterator[str]:
     yield "## env\n"
     yield (
         f"`env=` {', '.join(f'[{n}](#env{n})' for n in _choices('env'))}, one [of your own](custom_environment.md), or "
-        "several: `env=[key_maze,sokoban] envs.sokoban.weight=2`. Each has these, below `env` (`envs.NAME` where there are "
-        "several):\n"
+        "several: `env=[key_maze,sokoban] envs.sokoban.weight=2`. Each has these, below `env` (`envs.NAME` where there "
+        "are several):\n"
     )
     common = [s for s in read(CONF / "env" / "key_maze.yaml") if "." not in s.key]
     values = {"name": "", "id": "", "instructions": "", "kwargs": ""}
@@ -364,8 +364,8 @@ def _constructor(env_id: str) -> dict[str, Any]:
 
 def _commands() -> Iterator[str]:
     yield "## Other commands\n"
-    yield "`eval` and `play` take all of the above as well, on top of a run's own configuration.\n"
-    for name in ("eval", "play", "export", "view"):
+    yield "`eval`, `play` and `export` take all of the above as well, on top of a run's own configuration.\n"
+    for name in sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "train"):
         yield f"### {name}\n"
         rows = [[f"`{s.key}`", code(s.default), escaped(s.comment)] for s in read(CONF / f"{name}.yaml")]
         yield table(rows, ["key", "default", "meaning"])

@@ -92,7 +92,7 @@ def test_the_page_runs_as_written(
 
 
 def test_the_tree_shows_the_files_of_the_page() -> None:
-    tree = re.search(r"```\nlights/\n(.*?)```", PAGE, re.DOTALL)
+    tree = re.search(r"```text\nlights/\n(.*?)```", PAGE, re.DOTALL)
     assert tree
     assert [line.split()[0] for line in tree[1].splitlines()] == list(files())
 
