@@ -317,7 +317,6 @@ def settings_in_sentences(text: str, page: str) -> Iterator[tuple[str, str]]:
 def forget(folder: Path) -> None:
     """Unload modules that came from a page's folder."""
     for name, module in list(sys.modules.items()):
-        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
-        if any(str(place or "").startswith(str(folder)) for place in places):
+        if any(str(folder) in str(vars(module).get(place)) for place in ("__file__", "__path__")):
             del sys.modules[name]
     importlib.invalidate_caches()
