@@ -47,8 +47,8 @@ test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be in
 	@$(BIN)/python -m pytest -m browser
 
 docs: $(DOCS) ## the documentation as a site: open site/index.html
-	@$(BIN)/mkdocs build --strict --quiet
-	@echo "==> site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "==> site/index.html; its search needs a server: $(BIN)/python -m http.server -d site"
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
 	@$(BIN)/python scripts/fetch_smollm2.py

@@ -47,7 +47,7 @@ Every setting is written `key=value` on the command line. `python -m agentgrpo t
 use. Unknown keys are refused, and so are values outside their range, before a model loads.
 
 Made by `python scripts/config_reference.py` from `conf/`, whose files hold these comments too. A folder `conf` of your
-own adds choices: [custom_environment.md](custom_environment.md#2-its-settings).
+own adds choices: [an environment of your own](custom_environment.md#2-its-settings).
 """
 
 
@@ -212,9 +212,9 @@ def without_range(comment: str, limits: str) -> str:
 
 
 def code(text: str) -> str:
-    """As code in a cell."""
+    """As code in a cell; words to choose from stand alone, because a ``|`` in code is not read alike everywhere."""
     text = text.strip("'\"") if text[:1] == text[-1:] and text[:1] in "'\"" else text
-    return f"`{text}`".replace("|", "\\|") if text else ""
+    return ", ".join(f"`{word}`" for word in text.split(" | ")) if text else ""
 
 
 def escaped(text: str) -> str:
@@ -247,7 +247,7 @@ def _algorithms() -> Iterator[str]:
     yield "## algorithm\n"
     yield (
         f"`algorithm=` {', '.join(f'[{n}](#algorithm{n})' for n in _choices('algorithm'))}, or one "
-        "[of your own](custom_algorithm.md). [algorithms.md](algorithms.md) says what each does. These options go with "
+        "[of your own](custom_algorithm.md). [algorithms](algorithms.md) says what each does. These options go with "
         "all of them:\n"
     )
     yield settings_table(list(shared.values()), Algorithm, "algorithm.")
@@ -319,7 +319,7 @@ def _models() -> Iterator[str]:
 
 def _samplers() -> Iterator[str]:
     yield "## sampler\n"
-    yield "What writes the rollouts: [samplers.md](samplers.md).\n"
+    yield "What writes the rollouts: [samplers](samplers.md).\n"
     for name in _choices("sampler"):
         settings = [s for s in read(CONF / "sampler" / f"{name}.yaml") if s.key != "kind"]
         yield f"### sampler={name}\n"
@@ -338,7 +338,7 @@ def _envs() -> Iterator[str]:
     yield settings_table(
         [dataclasses.replace(s, default=values.get(s.key, s.default)) for s in common], configs.EnvConfig, "env."
     )
-    yield "An environment's own dials; [environments.md](environments.md) has a card for each.\n"
+    yield "An environment's own dials; [environments](environments.md) has a card for each.\n"
     for name in _choices("env"):
         settings = read(CONF / "env" / f"{name}.yaml")
         hints = _constructor(next(s.default for s in settings if s.key == "id"))

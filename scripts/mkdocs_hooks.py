@@ -1,7 +1,8 @@
-"""What `mkdocs build` does besides (mkdocs.yml names this file): links from docs/ to the repository's other files.
+"""What `mkdocs build` does besides (mkdocs.yml names this file).
 
-On a code host `[conf/train.yaml](../conf/train.yaml)` leads to the file. The site has pages only, so there such a link
-becomes its text. A link to a file that does not exist is a warning, which --strict turns into a failure.
+Links from docs/ to the repository's other files: on a code host `[conf/train.yaml](../conf/train.yaml)` leads to the
+file. The site has pages only, so there such a link becomes its text. A link to a file that does not exist is a warning,
+and so is anything that a browser would fetch from another server; --strict turns warnings into a failure.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from typing import Any
 
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\.?/[^)#\s]*)(?:#[^)\s]*)?\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_FETCHED = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^>]*>"
+    r"|<link\b[^>]*\bhref=[\"']?(?:https?:)?//[^>]*>"
+)
 
-log = logging.getLogger("mkdocs.hooks.outside_links")
+log = logging.getLogger("mkdocs.hooks")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
@@ -38,3 +43,15 @@ def without_outside_links(markdown: str, page: Path, docs: Path) -> str:
         parts += [_LINK.sub(replaced, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*parts, _LINK.sub(replaced, markdown[end:])])
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """MkDocs' hook: a page as it is written. What a browser would fetch from elsewhere is a warning."""
+    for element in fetched_from_elsewhere(output):
+        log.warning("%s would fetch from elsewhere: %s", page.file.src_uri, element)
+    return output
+
+
+def fetched_from_elsewhere(html: str) -> list[str]:
+    """Elements for which a browser asks another server; links that a reader may follow are none."""
+    return _FETCHED.findall(html)

@@ -19,8 +19,10 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import gymnasium as gym
 import yaml
 
 from agentgrpo import cli, composing
@@ -315,8 +317,16 @@ def settings_in_sentences(text: str, page: str) -> Iterator[tuple[str, str]]:
 
 
 def forget(folder: Path) -> None:
-    """Unload modules that came from a page's folder."""
+    """Unload modules that came from a page's folder, and the environments that they registered."""
+    for env_id, spec in list(gym.registry.items()):
+        module = sys.modules.get(getattr(spec.entry_point, "__module__", None) or "")
+        if module is not None and _came_from(module, folder):
+            del gym.registry[env_id]
     for name, module in list(sys.modules.items()):
-        if any(str(folder) in str(vars(module).get(place)) for place in ("__file__", "__path__")):
+        if _came_from(module, folder):
             del sys.modules[name]
     importlib.invalidate_caches()
+
+
+def _came_from(module: ModuleType, folder: Path) -> bool:
+    return any(str(folder) in str(vars(module).get(place)) for place in ("__file__", "__path__"))
