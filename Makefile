@@ -46,8 +46,9 @@ test-vllm: $(VLLM_STAMP) ## install vLLM for CPUs into .venv-vllm (2.5 GB, once)
 test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be installed
 	@$(BIN)/python -m pytest -m browser
 
+# Not with --quiet: what is not logged is not counted by --strict.
 docs: $(DOCS) ## the documentation as a site: open site/index.html
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "==> site/index.html; its search needs a server: $(BIN)/python -m http.server -d site"
 
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
