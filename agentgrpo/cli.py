@@ -1,4 +1,4 @@
-"""The commands: ``python -m agentgrpo train | sweep | compare | eval | play | view | export | check-env | algorithms``."""
+"""The commands of ``python -m agentgrpo``."""
 
 from __future__ import annotations
 
