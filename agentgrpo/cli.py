@@ -1,4 +1,4 @@
-"""The commands: ``python -m agentgrpo train | eval | play | export | view | check-env | algorithms``."""
+"""The commands: ``python -m agentgrpo train | eval | play | export | view | doctor | check-env | algorithms``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ usage: agentgrpo COMMAND [key=value ...]
   play        play an environment yourself, or watch a run's policy
   export      a run's policy as a Hugging Face folder, for transformers and vLLM
   view        a run's trajectories as one HTML file: view run_dir=runs/demo
+  doctor      what looks wrong in a run, and what to change: doctor run_dir=runs/demo
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
   algorithms  what there is to choose from: formula, source, options and defaults
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
         return 2
-    if name in ("eval", "play", "export", "view") and {"-h", "--help"} & set(rest):
+    if name in ("eval", "play", "export", "view", "doctor") and {"-h", "--help"} & set(rest):
         # Its settings stand in a file with a comment each; `train` has groups to choose from, which Hydra lists.
         print(resources.files(composing.CONFIG_MODULE).joinpath(f"{name}.yaml").read_text(), end="")
         return 0
@@ -96,6 +97,7 @@ def _refuse_changes(saved: DictConfig, config: DictConfig) -> None:
         "resume",
         "num_updates",
         "run_dir",
+        "doctor",
         "checkpoint.every",
         "checkpoint.keep",
         "log.every",
@@ -170,6 +172,12 @@ def _view(args: list[str]) -> int:
     return view_command(composing.compose_config("view", args))
 
 
+def _doctor(args: list[str]) -> int:
+    from agentgrpo.doctor.command import doctor_command
+
+    return doctor_command(composing.compose_config("doctor", args))
+
+
 def _check_env(args: list[str]) -> int:
     from agentgrpo.env_check import main as check
 
@@ -193,6 +201,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "play": _play,
     "export": _export,
     "view": _view,
+    "doctor": _doctor,
     "check-env": _check_env,
     "algorithms": _algorithms,
 }

@@ -83,8 +83,8 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
 
 
 def _where_settings_stand(name: str, key: str) -> str:
-    if name == "view":
-        return "`python -m agentgrpo view --help` prints all of them."
+    if name in ("view", "doctor"):
+        return f"`python -m agentgrpo {name} --help` prints all of them."
     return (
         f"`python -m agentgrpo train --cfg job` prints all of them; a key that only your own environment or algorithm "
         f"knows is added with +{key}=..."
