@@ -146,7 +146,12 @@ def test_every_check_is_shown_to_fire_here() -> None:
 
 
 def test_what_success_looks_like_is_no_alarm() -> None:
-    sure = {R + "zero_variance_share": 1.0, R + "surprise_mean": 0.01, R + "repeated_episode_share": 0.86, R + "group_return_std_mean": 0.0}
+    sure = {
+        R + "zero_variance_share": 1.0,
+        R + "surprise_mean": 0.01,
+        R + "repeated_episode_share": 0.86,
+        R + "group_return_std_mean": 0.0,
+    }
     doctor = examine((20, {}), (20, {**ALL_RIGHT, **sure, "loss/skipped": 1.0, R + "return_mean": 1.0}))
     assert list(doctor.found) == ["solved"]
     assert doctor.num_alarms == 0
@@ -163,6 +168,41 @@ def test_no_signal_is_a_note_where_most_groups_succeed() -> None:
     assert examine((9, {R + "zero_variance_share": 0.95})).found["no_signal"].symptom.severity is Severity.ALARM
 
 
+def test_success_that_was_lost_has_another_cause() -> None:
+    lost = {**NO_SUCCESS, R + "zero_variance_all_failure_share": 1.0}
+    assert "never found" in examine((6, lost)).found["all_failure"].text
+    assert "success 0.05" in examine((1, {**lost, R + "success": 0.05}), (5, lost)).found["all_failure"].text
+
+
+def test_actions_that_were_valid_once_have_another_cause() -> None:
+    assert "does not know" in examine((6, {R + "valid_action_share": 0.4})).found["invalid_actions"].text
+    assert (
+        "At the start 10% were not"
+        in examine((1, {}), (6, {R + "valid_action_share": 0.1})).found["invalid_actions"].text
+    )
+
+
+def test_what_total_failure_explains_is_not_said_again() -> None:
+    failing = {**NO_SUCCESS, R + "zero_variance_all_failure_share": 1.0, R + "group_return_std_mean": 0.0}
+    assert names(examine((1, {}), (12, {**failing, R + "turn_limit_share": 1.0}))) == ["all_failure"]
+
+
+def test_clipping_is_judged_by_the_updates_that_were_not_skipped() -> None:
+    doctor = Doctor(Facts())
+    for update in range(1, 8):
+        loss = {"loss/clip_fraction": 0.4} if update % 2 else {"loss/skipped": 1.0}
+        doctor.look({"update": update, **{k: v for k, v in HEALTHY.items() if "loss/" not in k}, **loss})
+    assert doctor.found["clip_share"].first_update == 5
+    assert doctor.found["clip_share"].last_update == 7
+
+
+def test_solutions_may_repeat() -> None:
+    repeats = {R + "repeated_episode_share": 0.85}
+    assert names(examine((FEW, {**repeats, R + "success": 0.59}))) == ["repeated_episodes"]
+    assert names(examine((FEW, {**repeats, R + "success": 0.6}))) == []
+    assert names(examine((FEW, repeats), group_size=1)) == []
+
+
 def test_states_matter_only_where_they_are_compared() -> None:
     assert examine((9, {R + "shared_state_share": 0.0})).found == {}
     assert examine((9, {R + "shared_state_share": 0.0}), compares_states=True).num_alarms == 0
@@ -170,7 +210,7 @@ def test_states_matter_only_where_they_are_compared() -> None:
 
 def test_length_explosion() -> None:
     longer = {R + "action_tokens_mean": 8.0}
-    assert names(examine((FEW, {}), (FEW, longer))) == ["length_explosion"]
+    assert names(examine((1, {}), (FEW, longer))) == ["length_explosion"]
     assert examine((FEW, {}), (FEW, {R + "action_tokens_mean": 7.9})).found == {}
     # By more than a tenth of the spread that returns had at the start: then the length was worth it.
     assert examine((FEW, {}), (FEW, {**longer, R + "return_mean": 0.56})).found == {}

@@ -56,9 +56,9 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """All of it in words."""
+        """All of it in words, on three lines."""
         s = self.symptom
-        return f"{s.severity.name.lower()}: {self.name}: {s.what} Likely cause: {s.cause} Change: {s.change}"
+        return f"{s.severity.name.lower()}: {self.name}: {s.what}\n  Likely cause: {s.cause}\n  Change: {s.change}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ def facts_of(config: DictConfig, algorithm: Algorithm) -> Facts:
 class Window:
     """The part of a run that the checks look at. Metrics that are no finite numbers are left out, and named."""
 
-    start: Sequence[Mapping[str, float]]
-    """The first ``FEW`` updates of the run: what it came from."""
+    start: Mapping[str, float]
+    """The first update of the run, whose episodes were played before anything was learned."""
     recent: Sequence[Mapping[str, float]]
     """The last ``RECENT`` updates, oldest first."""
     not_finite: Sequence[str] = ()
@@ -126,16 +126,20 @@ class Window:
 
     @property
     def started(self) -> bool:
-        """True when the last ``FEW`` updates are others than the first."""
-        return len(self.recent) >= 2 * FEW
+        """True when the first update is not among the last ``FEW``."""
+        return len(self.recent) > FEW
 
     def last(self, metric: str) -> float | None:
         """Mean over the last ``FEW`` updates; None before there are as many, or where one does not have it."""
         return mean_of(self.recent[-FEW:], metric) if len(self.recent) >= FEW else None
 
-    def first(self, metric: str) -> float | None:
-        """The same over the first ``FEW`` updates."""
-        return mean_of(self.start, metric) if len(self.start) >= FEW else None
+    def last_trained(self, metric: str) -> float | None:
+        """Mean over those of the last ``FEW`` updates that have it; None where fewer than half do.
+
+        An update that was skipped has no metrics of the loss.
+        """
+        values = [r[metric] for r in self.recent[-FEW:] if metric in r]
+        return sum(values) / len(values) if len(self.recent) >= FEW and 2 * len(values) > FEW else None
 
 
 def mean_of(records: Sequence[Mapping[str, float]], metric: str) -> float | None:

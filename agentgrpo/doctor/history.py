@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agentgrpo.doctor import rollout_checks, update_checks
-from agentgrpo.doctor.findings import FEW, RECENT, Facts, Finding, Record, Severity, Symptom, Window, split
+from agentgrpo.doctor.findings import RECENT, Facts, Finding, Record, Severity, Symptom, Window, split
 
 CHECKS: Mapping[str, Callable[[Window, Facts], Symptom | None]] = {
     "not_finite": update_checks.not_finite,
@@ -47,17 +47,16 @@ class Doctor:
     found: dict[str, Finding] = field(default_factory=dict)
     """Everything that was found so far, by name, in the order in which it came up."""
     _said: dict[str, Severity] = field(default_factory=dict)
-    _start: list[Mapping[str, float]] = field(default_factory=list)
+    _start: Mapping[str, float] = field(default_factory=dict)
     _recent: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def look(self, record: Record) -> list[Finding]:
         """Takes the metrics of the next update; returns the findings that are new, or have become worse."""
         numbers, not_finite = split(record)
         self.update = int(numbers.get("update", self.update + 1))
-        if len(self._start) < FEW:
-            self._start.append(numbers)
+        self._start = self._start or numbers
         self._recent.append(numbers)
-        window = Window(tuple(self._start), tuple(self._recent), not_finite)
+        window = Window(self._start, tuple(self._recent), not_finite)
         new = []
         for name, check in CHECKS.items():
             symptom = check(window, self.facts)

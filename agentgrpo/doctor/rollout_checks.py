@@ -10,13 +10,16 @@ MOSTLY_SOLVED = 0.5
 """The same share from which on little variety and little spread are what success looks like."""
 ALL_FAILURE, ALL_FAILURE_ALONE = 0.9, 0.99
 """Share of groups without a success; the second where a group is one episode."""
+LOST_SUCCESS = 0.05
+"""Success at the start from which on tasks that nobody solves any more were possible."""
 NO_SIGNAL = 0.9
 TURN_LIMIT, ENV_TURN_LIMIT = 0.5, 0.95
 CONTEXT_LIMIT = 0.05
 CUT_OFF = 0.1
 VALID = 0.5
 LENGTH_FACTOR, LENGTH_TOKENS = 2.0, 4.0
-REPEATED = 0.9
+REPEATED, REPEATED_SUCCESS = 0.9, 0.6
+"""Share of the repeats that there could be; success from which on it is the solution that repeats."""
 SURPRISE, SURPRISE_FACTOR = 0.02, 0.1
 CLIFF = 0.2
 SHARED_STATES = 0.05
@@ -47,10 +50,21 @@ def all_failure(window: Window, facts: Facts) -> Symptom | None:
     share = window.last("rollout/zero_variance_all_failure_share")
     if share is None or share < (ALL_FAILURE if facts.group_size > 1 else ALL_FAILURE_ALONE):
         return None
+    what = f"In {percent(share)} of the groups no member succeeds, and all earn the same."
+    before = window.start.get("rollout/success", 0.0)
+    if before >= LOST_SUCCESS and window.started:
+        return Symptom(
+            Severity.ALARM,
+            share,
+            what,
+            f"The policy could do it at the start (success {before:.2f}) and was pushed too far.",
+            "Lower optim.lr or optim.epochs, or hold on to the start (algorithm.kl_coef=0.01); the best policy "
+            "so far is in checkpoints/best.",
+        )
     return Symptom(
         Severity.ALARM,
         share,
-        f"In {percent(share)} of the groups no member succeeds, and all earn the same.",
+        what,
         "The reward is never found by chance, so nothing tells good episodes from bad ones.",
         "Take easier tasks (env.kwargs), a longer warm start (warm_start.episodes, warm_start.oracle_share), a larger "
         "group_size, a reward for parts of the task, or an algorithm that an expert guides.",
@@ -88,7 +102,7 @@ def turn_limit(window: Window, facts: Facts) -> Symptom | None:
             "The limit of the run ends them before the environment does, so their outcome is unknown.",
             f"Set rollout.max_turns above {facts.max_turns}, or give the environment a limit of its own (env.kwargs).",
         )
-    if share >= ENV_TURN_LIMIT:
+    if share >= ENV_TURN_LIMIT and not all_failure(window, facts):  # which says why
         return Symptom(
             Severity.NOTE,
             share,
@@ -133,19 +147,28 @@ def invalid_actions(window: Window, facts: Facts) -> Symptom | None:
     share = window.last("rollout/valid_action_share")
     if share is None or share >= VALID:
         return None
+    what = f"{percent(1 - share)} of the actions are not valid in the environment."
+    before = window.start.get("rollout/valid_action_share", 0.0)
+    if before >= VALID and window.started:
+        return Symptom(
+            Severity.ALARM,
+            1 - share,
+            what,
+            f"At the start {percent(1 - before)} were not: the policy has drifted away from the form of an action.",
+            "Lower optim.lr or optim.epochs, or hold on to the start (algorithm.kl_coef=0.01).",
+        )
     return Symptom(
         Severity.ALARM,
         1 - share,
-        f"{percent(1 - share)} of the actions are not valid in the environment.",
-        "The policy does not know the form of an action, or has drifted away from it.",
-        "Say the form in env.instructions, read it with env.action_pattern, imitate first (warm_start.episodes), or "
-        "hold on to the start (algorithm.kl_coef=0.01, lower optim.lr).",
+        what,
+        "The policy does not know the form of an action.",
+        "Say the form in env.instructions, read it with env.action_pattern, or imitate first (warm_start.episodes).",
     )
 
 
 def length_explosion(window: Window, facts: Facts) -> Symptom | None:
     """Actions grow, and returns do not."""
-    before, now = window.first("rollout/action_tokens_mean"), window.last("rollout/action_tokens_mean")
+    before, now = window.start.get("rollout/action_tokens_mean"), window.last("rollout/action_tokens_mean")
     if before is None or now is None or not window.started:
         return None
     if now < LENGTH_FACTOR * before or now < before + LENGTH_TOKENS or _gained(window):
@@ -163,7 +186,10 @@ def length_explosion(window: Window, facts: Facts) -> Symptom | None:
 def repeated_episodes(window: Window, facts: Facts) -> Symptom | None:
     """The members of a group play the same episode, and it is not the solution."""
     share, whole = (window.last(f"rollout/{x}_share") for x in ("repeated_episode", "zero_variance_all_success"))
-    if share is None or whole is None or facts.group_size < 2 or whole >= MOSTLY_SOLVED:
+    success = window.last("rollout/success")
+    if share is None or whole is None or success is None or facts.group_size < 2:
+        return None
+    if whole >= MOSTLY_SOLVED or success >= REPEATED_SUCCESS:
         return None
     most = (facts.group_size - 1) / facts.group_size  # when all members are the same
     if share < REPEATED * most:
@@ -179,7 +205,7 @@ def repeated_episodes(window: Window, facts: Facts) -> Symptom | None:
 
 def entropy_collapse(window: Window, facts: Facts) -> Symptom | None:
     """The policy is sure of every token although the tasks are not solved."""
-    now, before = window.last("rollout/surprise_mean"), window.first("rollout/surprise_mean")
+    now, before = window.last("rollout/surprise_mean"), window.start.get("rollout/surprise_mean")
     whole = window.last("rollout/zero_variance_all_success_share")
     if now is None or before is None or whole is None or whole >= MOSTLY_SOLVED:
         return None
@@ -201,7 +227,7 @@ def reward_spread_cliff(window: Window, facts: Facts) -> Symptom | None:
     """Returns inside a group became alike, and not because they rose (RAGEN, arXiv:2504.20073)."""
     spread, whole = "rollout/group_return_std_mean", window.last("rollout/zero_variance_all_success_share")
     now, value = window.last(spread), window.last("rollout/return_mean")
-    if now is None or value is None or whole is None or whole >= MOSTLY_SOLVED:
+    if now is None or value is None or whole is None or whole >= MOSTLY_SOLVED or all_failure(window, facts):
         return None
     earlier = [window.recent[i : i + FEW] for i in range(len(window.recent) - 2 * FEW + 1)]
     spreads = [
@@ -260,6 +286,6 @@ def env_failures(window: Window, facts: Facts) -> Symptom | None:
 
 def _gained(window: Window) -> bool:
     """Whether returns are higher than at the start, by more than a tenth of their spread then."""
-    before, now = window.first("rollout/return_mean"), window.last("rollout/return_mean")
-    spread = window.first("rollout/return_std") or 0.0
+    before, now = window.start.get("rollout/return_mean"), window.last("rollout/return_mean")
+    spread = window.start.get("rollout/return_std") or 0.0
     return before is not None and now is not None and now > before + spread / 10

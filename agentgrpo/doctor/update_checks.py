@@ -70,7 +70,7 @@ def logprob_gap(window: Window, facts: Facts) -> Symptom | None:
 
 def clip_share(window: Window, facts: Facts) -> Symptom | None:
     """The clip takes the gradient from a large part of the tokens."""
-    share = window.last("loss/clip_fraction")
+    share = window.last_trained("loss/clip_fraction")
     if share is None or share < (CLIPPED_NARROW if facts.clip_width < NARROW else CLIPPED):
         return None
     return Symptom(
