@@ -141,7 +141,7 @@ def test_thresholds(name: str, fires: dict[str, float], healthy: dict[str, float
 
 
 def test_every_check_is_shown_to_fire_here() -> None:
-    elsewhere = {"length_explosion", "reward_spread_cliff", "gradient_spike", "not_finite"}
+    elsewhere = {"one_env_fails", "length_explosion", "reward_spread_cliff", "gradient_spike", "not_finite"}
     assert {name for name, *_ in THRESHOLDS} | elsewhere == set(CHECKS)
 
 
@@ -180,6 +180,21 @@ def test_actions_that_were_valid_once_have_another_cause() -> None:
         "At the start 10% were not"
         in examine((1, {}), (6, {R + "valid_action_share": 0.1})).found["invalid_actions"].text
     )
+
+
+def test_an_environment_that_the_means_hide() -> None:
+    def mixed(success: float, share: float) -> dict[str, float]:
+        other = {R + "good/success": 1.0, R + "good/zero_variance_share": 1.0}
+        return {**other, R + "bad/success": success, R + "bad/zero_variance_share": share}
+
+    doctor = examine((FEW, mixed(0.0, 0.9)))
+    assert names(doctor) == ["one_env_fails"]
+    assert doctor.found["one_env_fails"].text.startswith("alarm: one_env_fails: In bad no episode succeeds")
+    assert examine((FEW, mixed(0.0, 0.89))).found == {}
+    assert examine((FEW, mixed(0.01, 1.0))).found == {}
+    # It counts the updates that played it.
+    assert names(examine((3, mixed(0.0, 1.0)), (4, {}), (1, mixed(0.0, 1.0)))) == []
+    assert names(examine((3, mixed(0.0, 1.0)), (4, {}), (2, mixed(0.0, 1.0)))) == ["one_env_fails"]
 
 
 def test_what_total_failure_explains_is_not_said_again() -> None:

@@ -71,6 +71,18 @@ def test_it_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[st
 SICK: list[tuple[list[str], list[str]]] = [
     ([*sick_env("Sick")], ["all_failure"]),
     ([*sick_env("EasyOrImpossible"), "groups_per_update=6"], ["no_signal"]),
+    (
+        [
+            "env=mix",
+            "env.name=two",
+            "+env@envs.number_guess=number_guess",
+            "+env@envs.bad=custom",
+            "envs.bad.name=bad",
+            "envs.bad.id=sick_envs:Sick/Sick-v0",
+            *OTHER_ENV,
+        ],
+        ["one_env_fails"],
+    ),
     ([*sick_env("Trivial")], ["solved"]),
     ([*sick_env("NewStates"), "algorithm=gigpo"], ["step_groups"]),
     ([*sick_env("Endless"), "rollout.max_turns=2"], ["turn_limit"]),

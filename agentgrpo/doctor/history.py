@@ -13,6 +13,7 @@ CHECKS: Mapping[str, Callable[[Window, Facts], Symptom | None]] = {
     "not_finite": update_checks.not_finite,
     "env_failures": rollout_checks.env_failures,
     "all_failure": rollout_checks.all_failure,
+    "one_env_fails": rollout_checks.one_env_fails,
     "no_signal": rollout_checks.no_signal,
     "reward_spread_cliff": rollout_checks.reward_spread_cliff,
     "skipped_updates": update_checks.skipped_updates,

@@ -71,6 +71,30 @@ def all_failure(window: Window, facts: Facts) -> Symptom | None:
     )
 
 
+def one_env_fails(window: Window, facts: Facts) -> Symptom | None:
+    """In one of several environments nothing is found, which the means over all of them hide."""
+    start, end = "rollout/", "/zero_variance_share"
+    names = sorted({k[len(start) : -len(end)] for r in window.recent for k in r if k.startswith(start) and end in k})
+    failing = [name for name in names if _fails(window, f"{start}{name}", facts)]
+    if not failing or all_failure(window, facts):
+        return None
+    return Symptom(
+        Severity.ALARM,
+        float(len(failing)),
+        f"In {', '.join(failing)} no episode succeeds, and the members of a group earn the same.",
+        "The reward is never found there by chance; the other environments alone are learned.",
+        "Make its tasks easier (envs.NAME.kwargs), give it less weight (envs.NAME.weight), or show its solutions in a "
+        "longer warm start.",
+    )
+
+
+def _fails(window: Window, env: str, facts: Facts) -> bool:
+    """Whether the last updates that played an environment found nothing in it."""
+    played = [r for r in window.recent if f"{env}/zero_variance_share" in r][-FEW:]
+    same, success = mean_of(played, f"{env}/zero_variance_share"), mean_of(played, f"{env}/success")
+    return len(played) == FEW and same is not None and same >= ALL_FAILURE and success == 0
+
+
 def no_signal(window: Window, facts: Facts) -> Symptom | None:
     """Nearly no group has members of different returns, for more than one reason."""
     share = window.last("rollout/zero_variance_share")
