@@ -16,6 +16,7 @@ from agentgrpo.episode import Episode
 from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.settings import OpenAiSettings
+from agentgrpo.samplers.stopping import cut_text
 from agentgrpo.types import StopReason
 from agentgrpo.workers import Workers
 
@@ -64,6 +65,7 @@ class ChatPlayer:
     Args:
         params: of every turn.
         messages: what is sent for an episode.
+        stop: text that ends an answer.
         concurrency: requests at one time.
         patience: seconds after which a request counts as lost, its repetitions included.
     """
@@ -74,12 +76,14 @@ class ChatPlayer:
         params: SamplingParams,
         messages: Callable[[Episode], list[Message]],
         *,
+        stop: Sequence[str] = (),
         concurrency: int,
         patience: float,
     ) -> None:
         self._server = server
         self._params = params
         self._messages = messages
+        self._stop = stop
         self._concurrency = concurrency
         self._patience = patience
         self._threads: Workers[Episode, str | ServerError] = Workers(concurrency)
@@ -106,6 +110,8 @@ class ChatPlayer:
                 raise text
             if not isinstance(text, str):
                 raise ServerError(f"A request to {self._server.name} failed: {text.error}")
+            # Not left to the server: most would drop the string itself, and an action may need it.
+            text = cut_text(text, self._stop)
             out.append((episode, Completion(tuple(text.encode(errors="replace")), (), StopReason.STOP)))
         return out
 
@@ -138,6 +144,7 @@ def chat_player(config: TrainConfig, settings: OpenAiSettings) -> tuple[ChatPlay
         server,
         config.rollout.params(config.eval.temperature),
         messages,
+        stop=config.rollout.stop,
         concurrency=settings.concurrency,
         patience=(settings.retries + 1) * (settings.timeout + LONGEST_WAIT),
     )

@@ -138,6 +138,7 @@ class RolloutConfig:
     max_new_tokens: int
     max_turns: int
     step_timeout: float
+    stop: list[str] = field(default_factory=list)
     mode: str = "sync"
     max_staleness: int = 1
 
@@ -147,6 +148,8 @@ class RolloutConfig:
         above("rollout.temperature", self.temperature, 0)
         within("rollout.top_p", self.top_p, "(0, 1]")
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
+        if "" in self.stop:
+            raise ValueError("rollout.stop has an empty string, which would end every turn at once. Leave it out.")
         at_least("rollout.max_turns", self.max_turns, 1)
         above("rollout.step_timeout", self.step_timeout, 0)
 

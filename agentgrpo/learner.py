@@ -19,7 +19,7 @@ from agentgrpo.critic import Critic
 from agentgrpo.precision import HalfTwin, converted
 from agentgrpo.seeding import permutation
 from agentgrpo.timing import phase
-from agentgrpo.types import Batch, Denominators, TokenLayout
+from agentgrpo.types import Batch, Denominators
 from agentgrpo.types import Sequence as TokenSequence
 
 NOTHING = 1e-8
@@ -222,7 +222,6 @@ class Learner:
         with_entropy: bool,
     ) -> _StepResult:
         total, sums, gap_max = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0
-        self.optimizer.zero_grad(set_to_none=True)
         for batch in self.pack(items):
             logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
@@ -248,7 +247,6 @@ class Learner:
         assert self.critic is not None
         assert self.critic_optimizer is not None
         total, spread = 0.0, 0.0
-        self.critic_optimizer.zero_grad(set_to_none=True)
         for batch in self.pack(items):
             assert batch.returns is not None
             values = self.values(batch)
@@ -266,7 +264,7 @@ class Learner:
     def _apply(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float | None, setting: str
     ) -> float:
-        """Clips the gradient, takes the step, and returns the norm from before the clip."""
+        """Clips the gradient, takes the step and drops the gradient; returns the norm from before the clip."""
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), self._config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -277,6 +275,7 @@ class Learner:
             for group in optimizer.param_groups:
                 group["lr"] = lr
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # at once: while episodes are played there is better use for the memory
         return float(norm)
 
     # --- forward passes -------------------------------------------------------------------------------------------
@@ -325,11 +324,10 @@ class Learner:
         device = self.model.device
         if device.type == "cpu":
             return batch
-        nodes: dict[str, Any] = {f.name: getattr(batch.layout, f.name).to(device) for f in fields(TokenLayout)}
         moved: dict[str, Any] = {
             f.name: value.to(device) for f in fields(Batch) if isinstance(value := getattr(batch, f.name), Tensor)
         }
-        return replace(batch, layout=TokenLayout(**nodes), **moved)
+        return replace(batch, layout=batch.layout.to(device), **moved)
 
 
 def _from_own_logprobs(loss: LossFunction) -> LossFunction:

@@ -11,11 +11,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -23,6 +25,7 @@ from transformers import (
 
 from agentgrpo import attention, lora, policy
 from agentgrpo.config import ModelConfig
+from agentgrpo.precision import PRECISIONS
 from agentgrpo.seeding import derive
 
 NANO_TEMPLATE = (
@@ -109,6 +112,29 @@ def _four_bits(dtype: torch.dtype) -> Any:
     )
 
 
+def skeleton(config: ModelConfig, seed: int) -> PreTrainedModel:
+    """The model of a configuration without memory for its weights, so that it costs nothing, whatever its size.
+
+    Raises:
+        ValueError: its configuration cannot be read.
+    """
+    attention.register()
+    if config.kind == "nano":
+        # Its tokenizer may come to have fewer words, since texts have only so many.
+        shape: PretrainedConfig = nano_shape(config, config.vocab_size)
+    else:
+        try:
+            shape = AutoConfig.from_pretrained(config.path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.path={config.path} cannot be loaded: {error}") from error
+    dtype = PRECISIONS[config.precision] if config.lora.rank else torch.float32
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            shape, attn_implementation=attention.NAME, dtype=dtype
+        )
+        return lora.attach(model, config.lora, seed) if config.lora.rank else model.eval()
+
+
 def take_own_memory(module: nn.Module) -> None:
     """Moves weights that lie in a mapped file to memory of PyTorch's own.
 
@@ -126,8 +152,18 @@ def build_nano(config: ModelConfig, texts: Sequence[str], seed: int) -> tuple[Pr
     """
     attention.register()
     tokenizer = _nano_tokenizer(config.vocab_size, texts)
-    llama = LlamaConfig(
-        vocab_size=len(tokenizer),
+    llama = nano_shape(config, len(tokenizer))
+    llama.eos_token_id, llama.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights") % 2**32)
+        model = LlamaForCausalLM._from_config(llama, attn_implementation=attention.NAME, dtype=torch.float32)
+    return model.eval(), tokenizer
+
+
+def nano_shape(config: ModelConfig, vocab_size: int) -> LlamaConfig:
+    """Widths and depth of a nano model."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=2 * config.hidden_size,
         num_hidden_layers=config.num_layers,
@@ -137,14 +173,8 @@ def build_nano(config: ModelConfig, texts: Sequence[str], seed: int) -> tuple[Pr
         tie_word_embeddings=True,
         # transformers' 0.02 is meant for widths in the thousands; at 64 it makes the first hundred steps idle.
         initializer_range=config.hidden_size**-0.5,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights") % 2**32)
-        model = LlamaForCausalLM._from_config(llama, attn_implementation=attention.NAME, dtype=torch.float32)
-    return model.eval(), tokenizer
 
 
 def _nano_tokenizer(vocab_size: int, texts: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -16,6 +16,7 @@ from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers import vllm_engine
 from agentgrpo.samplers.base import Sampler
 from agentgrpo.samplers.settings import VllmSettings
+from agentgrpo.samplers.stopping import StopStrings
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.samplers.vllm import VllmSampler
 from agentgrpo.warm_start import sample_texts
@@ -101,12 +102,14 @@ def check_sampler(config: TrainConfig) -> None:
 def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
     """The sampler that the configuration names, with the policy's weights."""
     settings, stop_ids = config.token_sampler, [made.chat.end_id]
+    strings = StopStrings(tuple(config.rollout.stop), made.chat.decode) if config.rollout.stop else None
     if isinstance(settings, VllmSettings):
-        return VllmSampler(made.model, stop_ids, settings)
+        return VllmSampler(made.model, stop_ids, settings, strings)
     return TransformersSampler(
         made.model,
         stop_ids,
         precision=settings.precision,
         cache_gb=settings.cache_gb,
         own_weights=config.rollout.mode == "async",
+        stop_strings=strings,
     )

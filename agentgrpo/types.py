@@ -22,10 +22,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -229,6 +230,10 @@ class TokenLayout:
     """(B, W) int64: the nodes that each sequence goes through, right-padded with node 0."""
     homes: Tensor
     """(N,) int64: index into the flattened (B * W) ``paths`` of each node's first visit."""
+
+    def to(self, device: torch.device) -> TokenLayout:
+        """The same on another device."""
+        return TokenLayout(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,17 @@ THINK_STRIPPING = (
 """Cuts the reasoning from earlier answers, as Qwen3 and DeepSeek-R1 do."""
 
 
+def taken_gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Fills with the gradients of an optimiser's steps from here on, as they were when it took them."""
+    taken: list[Tensor] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        taken.extend(p.grad.clone() for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+
+    optimizer.register_step_pre_hook(look)
+    return taken
+
+
 def trajectory(
     *steps: tuple[str, float],
     status: RolloutStatus = RolloutStatus.TERMINATED,

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import optim_config, tiny_llama
+from helpers import optim_config, taken_gradients, tiny_llama
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -57,8 +57,9 @@ def weights(model: PreTrainedModel) -> list[Tensor]:
 def test_micro_batches_do_not_change_the_gradient(budget: int, mode: str) -> None:
     def gradients(tokens: int) -> list[Tensor]:
         one = learner(optim_config(lr=1e-3, micro_batch_tokens=tokens))
+        taken = taken_gradients(one.optimizer)
         one.update(items(), GRPO(aggregation=mode, clip_ratio_high=10.0), (0,))  # type: ignore[arg-type]
-        return [p.grad for p in one.model.parameters() if p.grad is not None]
+        return taken
 
     for mine, expected in zip(gradients(budget), gradients(100_000), strict=True):
         scale = float(expected.abs().max())
@@ -123,9 +124,15 @@ def test_warm_up_rises_linearly() -> None:
 
 def test_the_gradient_is_scaled_down_to_its_limit() -> None:
     one = learner(optim_config(max_grad_norm=0.01))
+    taken = taken_gradients(one.optimizer)
     one.update(items(), GRPO(), (0,))
-    norm = torch.stack([p.grad.norm() for p in one.model.parameters() if p.grad is not None]).norm()
-    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+    assert float(torch.stack([gradient.norm() for gradient in taken]).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_gradient_is_dropped_after_its_step() -> None:
+    one = learner(optim_config(epochs=2))
+    one.update(items(), GRPO(), (0,))
+    assert all(p.grad is None for p in one.model.parameters())
 
 
 def test_the_same_coordinates_give_the_same_weights_and_others_another_order() -> None:

@@ -33,6 +33,13 @@ class TransformersSettings:
         """The setting that limits the memory for keys and values, and its gigabytes."""
         return "sampler.cache_gb", self.cache_gb
 
+    takes_cache_at_once = False
+    """The memory is taken as it is needed, and given back while the trainer learns."""
+
+    def sleeps(self, device: str) -> bool:
+        """Whether its copy of the weights goes while the trainer learns."""
+        return False
+
     @property
     def context_limit(self) -> int | None:
         """Most tokens of a sequence; None: as many as the model takes."""
@@ -70,6 +77,13 @@ class VllmSettings:
     def cache(self) -> tuple[str, float]:
         """The setting that limits the memory for keys and values, and its gigabytes."""
         return "sampler.kv_cache_gb", self.kv_cache_gb
+
+    takes_cache_at_once = True
+    """The engine takes the memory when it starts."""
+
+    def sleeps(self, device: str) -> bool:
+        """Whether its copy of the weights goes while the trainer learns: on a GPU, with its cache."""
+        return device != "cpu"
 
     @property
     def context_limit(self) -> int | None:

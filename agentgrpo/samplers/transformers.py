@@ -19,6 +19,7 @@ from agentgrpo.prefixes import beginnings, common_prefix, longest_prefixes
 from agentgrpo.samplers.base import Completion, SamplerStats, SamplingParams
 from agentgrpo.samplers.sampling import draw
 from agentgrpo.samplers.slot_cache import SlotCache
+from agentgrpo.samplers.stopping import StopStrings
 from agentgrpo.seeding import uniforms
 from agentgrpo.timing import phase
 from agentgrpo.types import StopReason
@@ -45,6 +46,7 @@ class TransformersSampler:
         precision: ``fp32`` or ``bf16``.
         cache_gb: memory for keys and values of prompts that may come back; slots in use are always kept.
         own_weights: a copy in any precision, for a model that learns meanwhile.
+        stop_strings: text that ends a turn too.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class TransformersSampler:
         precision: str = "fp32",
         cache_gb: float = 2.0,
         own_weights: bool = False,
+        stop_strings: StopStrings | None = None,
     ) -> None:
         dtype = PRECISIONS[precision]
         self._model = converted(model, dtype) if own_weights or model.dtype != dtype else model
         self._stop_ids = frozenset(stop_ids)
+        self._stop_strings = stop_strings
         self._cache = SlotCache(model.config, dtype, model.device)
         self._max_bytes = cache_gb * 1e9
         self._tokens: list[list[int]] = []  # per slot, the token ids that it holds
@@ -263,9 +267,9 @@ class TransformersSampler:
                     continue
                 ids[row].append(token)
                 logprobs[row].append(logprob)
-                if token in self._stop_ids:
+                if self._stops(ids[row]):
                     reasons[row] = StopReason.STOP
-                ended[row] = token in self._stop_ids or len(ids[row]) == params[row].max_new_tokens
+                ended[row] = reasons[row] is StopReason.STOP or len(ids[row]) == params[row].max_new_tokens
             going = [slot for slot, row in enumerate(rows) if not ended[row]]
             if not going:
                 break
@@ -281,6 +285,9 @@ class TransformersSampler:
             logits = self._logits(states[:, 0])
         self.stats.sampled_tokens += sum(map(len, ids))
         return [Completion(tuple(i), tuple(p), r) for i, p, r in zip(ids, logprobs, reasons, strict=True)]
+
+    def _stops(self, ids: list[int]) -> bool:
+        return ids[-1] in self._stop_ids or (self._stop_strings is not None and self._stop_strings.complete(ids))
 
     def _bring_forward(self, going: list[int]) -> None:
         """Swaps slots so that the ones still writing stand first, in the given order; the others stay cached."""

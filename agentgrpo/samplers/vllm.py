@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from agentgrpo import policy
 from agentgrpo.samplers.base import Completion, SamplerError, SamplerStats, SamplingParams
 from agentgrpo.samplers.settings import VllmSettings
+from agentgrpo.samplers.stopping import StopStrings
 from agentgrpo.samplers.vllm_engine import Finished, VllmEngine, engine_config
 from agentgrpo.seeding import derive, uniforms
 from agentgrpo.timing import phase
@@ -40,11 +41,18 @@ class VllmSampler:
         model: the policy, plain or with peft's adapters.
         stop_ids: token ids that end a turn.
         settings: of the engine.
+        stop_strings: text that ends a turn too.
     Raises:
         ValueError: vLLM is missing or cannot run the model; see :class:`VllmEngine`.
     """
 
-    def __init__(self, model: nn.Module, stop_ids: Sequence[int], settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        stop_ids: Sequence[int],
+        settings: VllmSettings,
+        stop_strings: StopStrings | None = None,
+    ) -> None:
         causal = causal_model(model)
         context = policy.context_length(causal)
         if settings.max_model_len is not None and settings.max_model_len > context:
@@ -54,7 +62,8 @@ class VllmSampler:
             )
         self.stats = SamplerStats()
         self._vocabulary = causal.get_input_embeddings().weight.shape[0]
-        self._engine = VllmEngine(engine_config(causal.config, type(causal).__name__), stop_ids, settings)
+        config = engine_config(causal.config, type(causal).__name__)
+        self._engine = VllmEngine(config, stop_ids, settings, stop_strings)
         self._exact = settings.precision == "fp32"
         self._names = itertools.count()
         self._pending: dict[str, tuple[Hashable, int]] = {}  # engine's name -> key, length of the prompt

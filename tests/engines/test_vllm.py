@@ -16,6 +16,7 @@ from agentgrpo import attention
 from agentgrpo.distribution import log_distribution
 from agentgrpo.samplers.base import Completion, SamplerError, SamplingParams
 from agentgrpo.samplers.settings import VllmSettings
+from agentgrpo.samplers.stopping import StopStrings
 from agentgrpo.samplers.vllm import VllmSampler
 from agentgrpo.samplers.vllm_engine import VllmEngine
 from agentgrpo.seeding import derive
@@ -185,6 +186,26 @@ def test_a_stop_token_ends_a_completion_and_is_part_of_it(sampler: VllmSampler) 
     assert all(a.token_ids[-1] == STOP and STOP not in a.token_ids[:-1] for a in stopped)
     assert all(len(a.token_ids) == 20 and STOP not in a.token_ids for a in answers if a not in stopped)
     assert all(len(a.logprobs) == len(a.token_ids) for a in answers)
+
+
+def test_a_string_ends_a_completion_at_the_token_that_completes_it(pair: tuple[VllmSampler, PreTrainedModel]) -> None:
+    free, model = pair
+    asked, limits = prompts(4, seed=3), [params(i, tokens=24) for i in range(4)]
+    whole = free.generate(asked, limits)
+
+    def letters(ids: tuple[int, ...]) -> str:
+        return "".join(chr(0x4E00 + token) for token in ids)
+
+    strings = StopStrings(tuple(letters(answer.token_ids[9:11]) for answer in whole), letters)
+    sampler = VllmSampler(model, [STOP], settings(), strings)
+    for found, answer in zip(sampler.generate(asked, limits), whole, strict=True):
+        length = strings.cut(answer.token_ids)
+        assert length is not None
+        assert found.token_ids == answer.token_ids[:length]
+        assert found.stop_reason is StopReason.STOP
+        assert found.logprobs == pytest.approx(answer.logprobs[:length], abs=1e-3)
+    # Nothing of what was cut short is still under way.
+    assert len(sampler.generate(prompts(4, seed=4), limits)) == 4
 
 
 def test_a_later_turn_pays_for_what_is_new(sampler: VllmSampler) -> None:
