@@ -52,7 +52,7 @@ def all_failure(window: Window, facts: Facts) -> Symptom | None:
         return None
     what = f"In {percent(share)} of the groups no member succeeds, and all earn the same."
     before = window.start.get("rollout/success", 0.0)
-    if before >= LOST_SUCCESS and window.started:
+    if before >= LOST_SUCCESS:
         return Symptom(
             Severity.ALARM,
             share,
@@ -173,7 +173,7 @@ def invalid_actions(window: Window, facts: Facts) -> Symptom | None:
         return None
     what = f"{percent(1 - share)} of the actions are not valid in the environment."
     before = window.start.get("rollout/valid_action_share", 0.0)
-    if before >= VALID and window.started:
+    if before >= VALID:
         return Symptom(
             Severity.ALARM,
             1 - share,
