@@ -58,7 +58,7 @@ def logprob_gap(window: Window, facts: Facts) -> Symptom | None:
     if gap < bound:
         return None
     if not facts.corrected:
-        change += " Until then weigh tokens by the gap (algorithm.correction=token)."
+        change += " Until then set algorithm.old_logprobs=recompute, algorithm.correction=token."
     return Symptom(
         Severity.ALARM,
         gap,
@@ -95,7 +95,11 @@ def staleness(window: Window, facts: Facts) -> Symptom | None:
         f"Tokens are {mean:.1f} updates old on average when they are learned from.",
         f"Sampling is slower than learning{way}.",
         f"Set rollout.max_staleness below {facts.max_staleness}"
-        + (", or more groups_per_update." if facts.corrected else ", or algorithm.correction=token."),
+        + (
+            ", or more groups_per_update."
+            if facts.corrected
+            else ", or algorithm.old_logprobs=recompute and algorithm.correction=token."
+        ),
     )
 
 
