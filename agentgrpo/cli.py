@@ -1,27 +1,29 @@
-"""The commands: ``python -m agentgrpo train | eval | play | export | view | doctor | check-env | algorithms``."""
+"""The commands: ``python -m agentgrpo train | sweep | compare | doctor | eval | play | view | export | ...``."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import resources
 
 from omegaconf import DictConfig
 
 from agentgrpo import composing
-from agentgrpo.allocator import keep_freed_memory
+from agentgrpo.startup import prepare
+
+SETTLED = ("sweep", "compare", "doctor", "eval", "play", "view", "export")
+"""Commands whose settings stand in one file of their own."""
 
 USAGE = """\
 usage: agentgrpo COMMAND [key=value ...]
 
   train       train an agent; -m sweeps: train -m algorithm=grpo,gigpo seed=0,1
+  sweep       all runs of a study on all cores: sweep study=variants
   eval        success of a run's policy, or of any model, on the held-out tasks
   play        play an environment yourself, or watch a run's policy
   export      a run's policy as a Hugging Face folder, for transformers and vLLM
   view        a run's trajectories as one HTML file: view run_dir=runs/demo
+  compare     runs side by side, with intervals and differences: compare runs
   doctor      what looks wrong in a run, and what to change: doctor run_dir=runs/demo
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
   algorithms  what there is to choose from: formula, source, options and defaults
@@ -41,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}.\n\n{USAGE}", file=sys.stderr, end="")
         return 2
-    if name in ("eval", "play", "export", "view", "doctor") and {"-h", "--help"} & set(rest):
+    if name in SETTLED and {"-h", "--help"} & set(rest):
         # Its settings stand in a file with a comment each; `train` has groups to choose from, which Hydra lists.
         print(resources.files(composing.CONFIG_MODULE).joinpath(f"{name}.yaml").read_text(), end="")
         return 0
-    _prepare()
+    prepare()
     try:
         return COMMANDS[name](rest)
     except ValueError as error:
@@ -54,18 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return 130
-
-
-def _prepare() -> None:
-    keep_freed_memory()
-    # So that env.id=my_module:Maze-v0 finds my_module in the current folder, however the command was started.
-    sys.path.insert(0, os.getcwd())
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
 
 
 def _train(args: list[str]) -> int:
@@ -148,6 +138,12 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, [a for a in args if a not in flags]
 
 
+def _sweep(args: list[str]) -> int:
+    from agentgrpo.sweep import sweep_command
+
+    return sweep_command(composing.compose_config("sweep", args), args)
+
+
 def _eval(args: list[str]) -> int:
     from agentgrpo.inspection import evaluate_command
 
@@ -170,6 +166,12 @@ def _view(args: list[str]) -> int:
     from agentgrpo.view import view_command
 
     return view_command(composing.compose_config("view", args))
+
+
+def _compare(args: list[str]) -> int:
+    from agentgrpo.compare import compare_command
+
+    return compare_command(args)
 
 
 def _doctor(args: list[str]) -> int:
@@ -197,10 +199,12 @@ def _algorithms(args: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "sweep": _sweep,
     "eval": _eval,
     "play": _play,
     "export": _export,
     "view": _view,
+    "compare": _compare,
     "doctor": _doctor,
     "check-env": _check_env,
     "algorithms": _algorithms,

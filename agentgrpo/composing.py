@@ -25,7 +25,7 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.run_folder import RunFolder
 
 CONFIG_MODULE = "agentgrpo.conf"
-GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment")
+GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment", "study")
 _CONF = Path(__file__).resolve().parent / "conf"
 
 # my_module:Maze-v0 -> Maze
@@ -83,8 +83,10 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
 
 
 def _where_settings_stand(name: str, key: str) -> str:
-    if name in ("view", "doctor"):
+    if name in ("view", "doctor", "sweep"):
         return f"`python -m agentgrpo {name} --help` prints all of them."
+    if name == "compare":
+        return f"`python -m agentgrpo compare --help` prints all of them. A folder of that name is written ./{key}=..."
     return (
         f"`python -m agentgrpo train --cfg job` prints all of them; a key that only your own environment or algorithm "
         f"knows is added with +{key}=..."
@@ -177,7 +179,7 @@ def _known_to_run(overrides: Sequence[str]) -> list[str]:
 
 def differences(before: DictConfig, after: DictConfig, allowed: Sequence[str] = ()) -> list[str]:
     """``key: old -> new`` for every key that two configurations disagree on."""
-    old, new = (dict(_flat(OmegaConf.to_container(c, resolve=True))) for c in (before, after))
+    old, new = (dict(leaves(OmegaConf.to_container(c, resolve=True))) for c in (before, after))
     keys = [k for k in (old | new) if old.get(k) != new.get(k) and k not in allowed]
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys]
 
@@ -241,11 +243,11 @@ def _first(override: Override) -> str:
     return line
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf."""
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a configuration."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
     else:
         yield prefix[:-1], node
 

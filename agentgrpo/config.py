@@ -190,8 +190,7 @@ class WarmStartConfig:
 
     def __post_init__(self) -> None:
         at_least("warm_start.episodes", self.episodes, 0)
-        if not 0 <= self.oracle_share <= 1:
-            raise ValueError(f"warm_start.oracle_share must be in [0, 1], got {self.oracle_share}.")
+        within("warm_start.oracle_share", self.oracle_share, "[0, 1]")
         at_least("warm_start.epochs", self.epochs, 1)
         at_least("warm_start.batch_episodes", self.batch_episodes, 1)
         above("warm_start.lr", self.lr, 0)

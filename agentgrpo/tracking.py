@@ -59,6 +59,10 @@ class TensorBoard:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value)
 
+    def charts(self, layout: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+        """The CUSTOM SCALARS tab: category -> chart -> (``Multiline`` or ``Margin``, its tags)."""
+        self._writer.add_custom_scalars(layout)
+
     def close(self) -> None:
         self._writer.close()
 

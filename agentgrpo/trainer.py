@@ -341,8 +341,8 @@ class Trainer:
         self.totals.evaluation_seconds += time.monotonic() - started
         self.after = {"update": self.update, **result.summary()}
         outcomes = [int(x) for x in result.outcomes]
-        clock = {"time/training_seconds": self.totals.training_seconds}
-        self.folder.append("evaluations", {**self.after, **clock, "panel": self.panel.hash, "outcomes": outcomes})
+        spent = {"episodes": self.totals.episodes, "time/training_seconds": self.totals.training_seconds}
+        self.folder.append("evaluations", {**self.after, **spent, "panel": self.panel.hash, "outcomes": outcomes})
         low, high = result.interval
         self.board.scalars(
             self.update,

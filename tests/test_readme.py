@@ -47,10 +47,3 @@ def test_each_example_is_ten_lines_besides_imports() -> None:
         code = section(title)[1]
         lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("import ", "from "))]
         assert len(lines) <= 10
-
-
-def test_files_that_it_links_to_exist() -> None:
-    root = Path(__file__).resolve().parents[1]
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not link.startswith("http") and not (root / link).exists()] == []
