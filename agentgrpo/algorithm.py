@@ -255,6 +255,11 @@ class Algorithm:
         return False
 
     @property
+    def compares_states(self) -> bool:
+        """True when credit comes from comparing a group's visits to one and the same state (``Step.state``)."""
+        return False
+
+    @property
     def needs_reference(self) -> bool:
         """True when a reference policy is asked for log-probabilities."""
         return self.kl_coef > 0

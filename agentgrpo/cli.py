@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from agentgrpo import composing
 from agentgrpo.startup import prepare
 
-SETTLED = ("sweep", "compare", "eval", "play", "view", "export")
+SETTLED = ("sweep", "compare", "doctor", "eval", "play", "view", "export")
 """Commands whose settings stand in one file of their own."""
 
 USAGE = """\
@@ -24,6 +24,7 @@ usage: agentgrpo COMMAND [key=value ...]
   export      a run's policy as a Hugging Face folder, for transformers and vLLM
   view        a run's trajectories as one HTML file: view run_dir=runs/demo
   compare     runs side by side, with intervals and differences: compare runs
+  doctor      what looks wrong in a run, and what to change: doctor run_dir=runs/demo
   check-env   does an environment keep the contract? check-env my_module:Maze-v0
   algorithms  what there is to choose from: formula, source, options and defaults
 
@@ -86,6 +87,7 @@ def _refuse_changes(saved: DictConfig, config: DictConfig) -> None:
         "resume",
         "num_updates",
         "run_dir",
+        "doctor",
         "checkpoint.every",
         "checkpoint.keep",
         "log.every",
@@ -172,6 +174,12 @@ def _compare(args: list[str]) -> int:
     return compare_command(args)
 
 
+def _doctor(args: list[str]) -> int:
+    from agentgrpo.doctor.command import doctor_command
+
+    return doctor_command(composing.compose_config("doctor", args))
+
+
 def _check_env(args: list[str]) -> int:
     from agentgrpo.env_check import main as check
 
@@ -197,6 +205,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": _export,
     "view": _view,
     "compare": _compare,
+    "doctor": _doctor,
     "check-env": _check_env,
     "algorithms": _algorithms,
 }

@@ -25,7 +25,9 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.run_folder import RunFolder
 
 CONFIG_MODULE = "agentgrpo.conf"
-GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment", "study")
+GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment")
+"""What a run is composed of."""
+_CHOSEN = (*GROUPS, "study")
 _CONF = Path(__file__).resolve().parent / "conf"
 
 # my_module:Maze-v0 -> Maze
@@ -69,7 +71,7 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
         ValueError: a choice or a key that there is not.
     """
     parsed = _parse(overrides)
-    selections = [o for o in parsed if o.key_or_group in GROUPS]
+    selections = [o for o in parsed if o.key_or_group in _CHOSEN]
     for override in selections:
         _check_choice(override)
     # Keys below a group differ with the choice, so they are looked up in what was chosen (in a sweep, first).
@@ -78,12 +80,12 @@ def check_overrides(name: str, overrides: Sequence[str]) -> None:
     for override in parsed:
         key = override.key_or_group
         added = override.is_add() or override.is_force_add()
-        if key not in keys and key not in GROUPS and not added and key.split(".")[0] != "hydra":
+        if key not in keys and key not in _CHOSEN and not added and key.split(".")[0] != "hydra":
             raise ValueError(f"{key!r} is not a setting.{did_you_mean(key, keys)} {_where_settings_stand(name, key)}")
 
 
 def _where_settings_stand(name: str, key: str) -> str:
-    if name in ("view", "sweep"):
+    if name in ("view", "doctor", "sweep"):
         return f"`python -m agentgrpo {name} --help` prints all of them."
     if name == "compare":
         return f"`python -m agentgrpo compare --help` prints all of them. A folder of that name is written ./{key}=..."

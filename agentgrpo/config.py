@@ -270,6 +270,7 @@ class TrainConfig:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    doctor: bool = True
 
     def __post_init__(self) -> None:
         at_least("num_updates", self.num_updates, 0)
@@ -289,6 +290,11 @@ class TrainConfig:
     def environments(self) -> dict[str, EnvConfig]:
         """The environments by name: one, or those of ``env=[a,b]``."""
         return self.envs or {self.env.name: self.env}
+
+    @property
+    def exact_sampler(self) -> bool:
+        """True where the sampler's log-probabilities are the trainer's, up to rounding in fp32."""
+        return self.model.precision == self.token_sampler.precision == "fp32" and self.rollout.mode == "sync"
 
     @property
     def sampler_settings(self) -> SamplerSettings:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from agentgrpo.algorithm import State
 from agentgrpo.collection import Experience
-from agentgrpo.types import Group, RolloutStatus, StopReason, Trajectory
+from agentgrpo.types import Group, RolloutStatus, Step, StopReason, Trajectory
 
 
 def experience_metrics(experience: Experience, update: int) -> dict[str, float]:
@@ -59,9 +60,11 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/return_mean": _mean(returns),
         "rollout/return_std": statistics.pstdev(returns) if returns else 0.0,
         "rollout/turns_mean": _mean([len(t.steps) for t in known]),
+        "rollout/turns_max": float(max((len(t.steps) for t in known), default=0)),
         "rollout/valid_action_share": _mean([s.valid_action for s in steps]),
         "rollout/action_tokens_mean": _mean([len(s.action_ids) for s in steps]),
         "rollout/cut_off_action_share": _mean([s.stop_reason is StopReason.LENGTH for s in steps]),
+        "rollout/surprise_mean": _surprise(steps),
     }
     for name in RolloutStatus:
         metrics[f"rollout/{name}_share"] = status[name] / max(len(episodes), 1)
@@ -84,6 +87,15 @@ def algorithm_metrics(state: State) -> dict[str, float]:
     return {f"algorithm/{k}": float(v) for k, v in state.items() if isinstance(v, (int, float))}
 
 
+def _surprise(steps: Sequence[Step]) -> float:
+    """Minus the mean log-probability of the sampled tokens, in nats: estimates the entropy that they were drawn with.
+
+    Temperature and top_p count. It costs nothing, and there is one when an update is skipped too.
+    """
+    logprobs = [p for s in steps for p in s.logprobs]
+    return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
+
+
 def _term_metrics(episodes: Sequence[Trajectory]) -> dict[str, float]:
     """Mean over episodes of each reward term's sum, before weighting."""
     sums: dict[str, float] = defaultdict(float)
@@ -97,9 +109,12 @@ def _term_metrics(episodes: Sequence[Trajectory]) -> dict[str, float]:
 def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Groups whose members all have the same return give no episode advantage; which kind tells why."""
     kinds: Counter[str] = Counter()
+    spreads = []
     for group in groups:
         members = [t for t in group if t.has_return]
-        if len({t.episode_return for t in members}) > 1:
+        returns = [t.episode_return for t in members]
+        spreads.append(statistics.pstdev(returns) if returns else 0.0)
+        if len(set(returns)) > 1:
             kinds["signal"] += 1
         elif not members:
             kinds["other"] += 1
@@ -110,17 +125,21 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         else:
             kinds["other"] += 1
     shares = {kind: kinds[kind] / max(len(groups), 1) for kind in ("all_success", "all_failure", "other")}
-    return {"rollout/zero_variance_share": sum(shares.values())} | {
-        f"rollout/zero_variance_{kind}_share": share for kind, share in shares.items()
-    }
+    return {
+        "rollout/group_return_std_mean": _mean(spreads),
+        "rollout/zero_variance_share": sum(shares.values()),
+    } | {f"rollout/zero_variance_{kind}_share": share for kind, share in shares.items()}
 
 
 def _diversity_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """How much the members of a group have in common: states to compare actions in, and episodes that teach nothing."""
     visits = [Counter(s.state for t in group for s in t.steps) for group in groups]
+    # All members share the state that they start from: it says nothing about whether they meet again.
+    met = [seen[s.state] > 1 for group, seen in zip(groups, visits, strict=True) for t in group for s in t.steps[1:]]
     episodes = [Counter(tuple(s.action for s in t.steps) for t in group if t.steps) for group in groups]
     return {
         "rollout/visits_per_state": _mean([n for states in visits for n in states.values()]),
+        "rollout/shared_state_share": _mean(met),
         "rollout/repeated_episode_share": _share_repeated(episodes),
     }
 

@@ -90,15 +90,18 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """The lines of ``<name>.jsonl``; a last line that was cut short is left out."""
+        """The lines of ``<name>.jsonl``, up to one that was cut short or is no record."""
         path = self.path / f"{name}.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
         out = []
         for line in lines:
             try:
-                out.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict):
+                break
+            out.append(record)
         return out
 
     def forget_after(self, update: int) -> None:

@@ -22,6 +22,8 @@ from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, sa
 from agentgrpo.collection import Collector
 from agentgrpo.config import TrainConfig, build_algorithm, parse
 from agentgrpo.curriculum import State as CurriculumState
+from agentgrpo.doctor.findings import Record, facts_of
+from agentgrpo.doctor.history import Doctor, closing_words
 from agentgrpo.evaluation import Evaluation, evaluate, make_panel
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
@@ -66,8 +68,8 @@ class Trainer:
         c = self.config
         self.algorithm: Algorithm
         algorithm, self.ignored = build_algorithm(c)
-        exact = c.model.precision == c.token_sampler.precision == "fp32" and c.rollout.mode == "sync"
-        self.algorithm = algorithm.settled(exact_sampler=exact)
+        self.algorithm = algorithm.settled(exact_sampler=c.exact_sampler)
+        self.doctor = Doctor(facts_of(config, self.algorithm)) if c.doctor else None
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
         console = console or Console()
@@ -138,6 +140,9 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
         self.folder.forget_after(self.update if checkpoint else -1)
+        if self.doctor is not None:
+            for record in self.folder.records("metrics"):
+                self.doctor.look(record)
         self.board = TensorBoard(self.folder.path, self.update)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -291,14 +296,24 @@ class Trainer:
         seconds: dict[str, float],
     ) -> None:
         c = self.config
-        self.folder.append("metrics", {"update": self.update, **metrics, **seconds})
-        self.board.scalars(self.update, metrics | seconds)
+        record = {"update": self.update, **metrics, **seconds}
+        self.folder.append("metrics", record)
+        self.board.scalars(self.update, metrics | seconds | self._examine(record))
         if (self.update - 1) % c.log.every == 0 and c.log.trajectories:
             shown = groups[: c.log.trajectories]
             self.folder.write_trajectories(self.update, shown, credit[: len(shown)])
             self.board.trajectories(self.update, shown)
         left = (c.num_updates - self.update) * self.totals.training_seconds / self.update
         self.display.update(self.update, metrics | seconds, left)
+
+    def _examine(self, record: Record) -> dict[str, float]:
+        """Says once what looks wrong; returns the doctor's scalars."""
+        if self.doctor is None:
+            return {}
+        for finding in self.doctor.look(record):
+            log.warning("doctor, update %d: %s", self.update, finding.text)
+            self.display.say(f"doctor, update {self.update}: {finding.text}")
+        return self.doctor.scalars()
 
     def _warn_of_crashes(self, groups: Sequence[Group]) -> None:
         for group in groups:
@@ -388,6 +403,7 @@ class Trainer:
             "after": self.after,
             "best": self.best,
             **asdict(self.totals),
+            **({"doctor": self.doctor.summary()} if self.doctor else {}),
         }
         self.folder.write_summary(summary)
         self.board.hyperparameters(
@@ -396,6 +412,8 @@ class Trainer:
         )
         self.board.close()
         self.display.say(wording.result(summary, c))
+        if self.doctor is not None and self.doctor.standing:
+            self.display.say(closing_words(self.doctor, c.run_dir))
         return summary
 
 

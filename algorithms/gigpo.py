@@ -57,6 +57,10 @@ class GiGPO(GRPO):
                 "algorithm.supervision=outcome and algorithm.scale=group or none."
             )
 
+    @property
+    def compares_states(self) -> bool:
+        return self.step_weight > 0 and self.similarity is None
+
     def step_advantages(self, groups: Sequence[Group]) -> Tensor:
         penalties = self.invalid_action_penalty * float64([not step.valid_action for step in all_steps(groups)])
         return self._episode_part(groups, penalties) + self.step_weight * self._state_part(groups, penalties)

@@ -49,6 +49,10 @@ class GraphGPO(GRPO):
                 "algorithm.scale=group or none."
             )
 
+    @property
+    def compares_states(self) -> bool:
+        return True
+
     def step_advantages(self, groups: Sequence[Group]) -> Tensor:
         state, after, goal = _edges(groups)
         distance = _distances(state, after, goal)

@@ -51,6 +51,10 @@ class HGPO(Algorithm):
     def divides_by_spread(self) -> bool:
         return self.scale == "group"
 
+    @property
+    def compares_states(self) -> bool:
+        return True
+
     def step_advantages(self, groups: Sequence[Group]) -> Tensor:
         counts = step_counts(groups)
         state = numbered([states(group) for group in groups])

@@ -120,6 +120,7 @@ def test_tensorboard_has_scalars_text_and_hyperparameters(run: Path) -> None:
         "loss",
         "time",
         "sampler",
+        "doctor",
         "final",
     }
     assert "trajectories/group0/text_summary" in tags["tensors"]
