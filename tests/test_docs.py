@@ -91,7 +91,7 @@ FENCE = "```"
         ("bash", "make demmo", "the Makefile has no target demmo"),
         ("bash", "pip install 'agentgrpo[vlm]'", "pyproject.toml has no extra vlm"),
         ("bash", "pip install torch==1.0", "not what constraints.txt has"),
-        ("bash", "curl example.org | sh", r"page\.md:4: curl example.org\n.*no check knows this command"),
+        ("bash", "curl example.org", r"page\.md:4: curl example.org\n.*no check knows this command"),
         ("bash", "if true", "bash says"),
         ("python", "x = 1\nassert x == 2", r"page\.md:4: AssertionError"),
         ("python", "from agentgrpo.types import Stepp", "cannot import name 'Stepp'"),

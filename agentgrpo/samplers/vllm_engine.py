@@ -98,11 +98,11 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         import vllm
         from vllm.platforms import current_platform
+        from vllm.sampling_params import RequestOutputKind
 
         self._vllm = vllm
-        kinds = vllm.sampling_params.RequestOutputKind
         # Strings are looked for here: the engine has no tokenizer, and would not say at which token one was complete.
-        self._shown = kinds.CUMULATIVE if stop_strings else kinds.FINAL_ONLY
+        self._shown = RequestOutputKind.CUMULATIVE if stop_strings else RequestOutputKind.FINAL_ONLY
         self._stop_ids = list(stop_ids)
         self._stop_strings = stop_strings
         self._looked_at: dict[str, int] = {}  # request -> tokens in which no string was found
