@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 from agentgrpo import composing
 from agentgrpo.startup import prepare
 
-SETTLED = ("sweep", "compare", "doctor", "eval", "play", "view", "export")
+SETTLED = ("explain", "sweep", "compare", "doctor", "eval", "play", "view", "export")
 """Commands whose settings stand in one file of their own."""
 
 USAGE = """\
 usage: agentgrpo COMMAND [key=value ...]
 
   train       train an agent; -m sweeps: train -m algorithm=grpo,gigpo seed=0,1
+  explain     what train would do: episodes, time, memory, settings without effect
   sweep       all runs of a study on all cores: sweep study=variants
   eval        success of a run's policy, or of any model, on the held-out tasks
   play        play an environment yourself, or watch a run's policy
@@ -138,6 +139,12 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, [a for a in args if a not in flags]
 
 
+def _explain(args: list[str]) -> int:
+    from agentgrpo.explain import explain_command
+
+    return explain_command(composing.compose_config("explain", args), args)
+
+
 def _sweep(args: list[str]) -> int:
     from agentgrpo.sweep import sweep_command
 
@@ -199,6 +206,7 @@ def _algorithms(args: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "explain": _explain,
     "sweep": _sweep,
     "eval": _eval,
     "play": _play,

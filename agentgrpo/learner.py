@@ -38,6 +38,8 @@ class _StepResult:
     """Policy tokens that were computed."""
     grad_norm: float
     gap_max: float
+    micro_batch_tokens: int
+    """Distinct tokens of the largest pass."""
 
 
 class Learner:
@@ -190,6 +192,7 @@ class Learner:
         metrics["loss/policy"] = sum(s.loss for s in steps) / len(steps)
         metrics["loss/grad_norm"] = sum(s.grad_norm for s in steps) / len(steps)
         metrics["loss/skipped"] = 0.0
+        metrics["loss/micro_batch_tokens"] = float(max(s.micro_batch_tokens for s in steps))
         # The gap is taken where the weights are still those that sampled: the first step.
         metrics["sampler/logprob_gap_mean"] = steps[0].sums["gap"] / steps[0].tokens
         metrics["sampler/logprob_gap_max"] = steps[0].gap_max
@@ -221,10 +224,11 @@ class Learner:
         lr: float,
         with_entropy: bool,
     ) -> _StepResult:
-        total, sums, gap_max = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0
+        total, sums, gap_max, largest = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0, 0
         for batch in self.pack(items):
             logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
+            largest = max(largest, len(batch.layout.token_ids))
             with phase("backward"):
                 output.loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
@@ -239,7 +243,7 @@ class Learner:
         with phase("optimizer"):
             norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
             self.follow()
-        return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max)
+        return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest)
 
     def _critic_step(
         self, items: Sequence[TokenSequence], algorithm: Algorithm, denominators: Denominators
@@ -259,7 +263,7 @@ class Learner:
         with phase("optimizer"):
             norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
             self.follow()
-        return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0)
+        return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0)
 
     def _apply(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float | None, setting: str

@@ -14,26 +14,26 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import curriculum, environments, lora, memory, models, packing, timing, wording
-from agentgrpo.algorithm import Algorithm, RunFacts, State
+from agentgrpo import curriculum, memory, models, packing, timing, wording
+from agentgrpo.algorithm import State
 from agentgrpo.annotation import annotate, worth
 from agentgrpo.async_collection import AsyncCollector
 from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
 from agentgrpo.collection import Collector
-from agentgrpo.config import TrainConfig, build_algorithm, parse
+from agentgrpo.config import parse
 from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.doctor.findings import Record, facts_of
 from agentgrpo.doctor.history import Doctor, closing_words
-from agentgrpo.evaluation import Evaluation, evaluate, make_panel
+from agentgrpo.evaluation import Evaluation, evaluate
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
 from agentgrpo.players import PolicyPlayer
+from agentgrpo.preflight import checked
 from agentgrpo.profiling import Profile
-from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.samplers.base import SamplerError
 from agentgrpo.samplers.versioned import versioned
-from agentgrpo.setup import Policy, build_runner, build_sampler, check_sampler, make_policy, reference_in
+from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy, reference_in
 from agentgrpo.timing import phase
 from agentgrpo.tracking import Display, TensorBoard, log, log_to
 from agentgrpo.types import Credit, Group
@@ -64,28 +64,17 @@ class Trainer:
     """
 
     def __init__(self, config: DictConfig, console: Console | None = None) -> None:
-        self.config: TrainConfig = parse(config)
-        c = self.config
-        self.algorithm: Algorithm
-        algorithm, self.ignored = build_algorithm(c)
-        self.algorithm = algorithm.settled(exact_sampler=c.exact_sampler)
+        ready = checked(parse(config))
+        c = self.config = ready.config
+        self.algorithm, self.ignored, self.scorer, self.panel = (
+            ready.algorithm, ready.ignored, ready.scorer, ready.panel
+        )  # fmt: skip
         self.doctor = Doctor(facts_of(config, self.algorithm)) if c.doctor else None
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
         console = console or Console()
         self.display = Display(console, c.num_updates)
         self.profile = Profile(self.folder.path, console, c.num_updates) if c.profile else None
-        self.scorer = RewardScorer(build_terms(c.reward))
-        for env in c.environments.values():
-            facts = environments.probe(env, c.rollout.max_turns, c.rollout.step_timeout)
-            self.scorer.check(facts.info_keys)
-            max_return = self.scorer.max_return(facts.max_return)
-            steps = c.optim.epochs * c.optim.minibatches
-            self.algorithm.check(RunFacts(c.group_size, max_return, facts.has_expert, steps))
-        lora.check_algorithm(c.model, self.algorithm)
-        models.check(c.model)
-        check_sampler(c)
-        self.panel = make_panel(c.environments, c.eval.num_tasks)
         checkpoint = self._last_checkpoint()
         self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
         if c.memory_gb is not None:

@@ -188,16 +188,21 @@ def test_a_stop_token_ends_a_completion_and_is_part_of_it(sampler: VllmSampler) 
     assert all(len(a.logprobs) == len(a.token_ids) for a in answers)
 
 
-def test_a_string_ends_a_completion_at_the_token_that_completes_it(pair: tuple[VllmSampler, PreTrainedModel]) -> None:
-    free, model = pair
+def test_a_string_ends_a_completion_at_the_token_that_completes_it(
+    sampler: VllmSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.sampling_params import RequestOutputKind
+
     asked, limits = prompts(4, seed=3), [params(i, tokens=24) for i in range(4)]
-    whole = free.generate(asked, limits)
+    whole = sampler.generate(asked, limits)
 
     def letters(ids: tuple[int, ...]) -> str:
         return "".join(chr(0x4E00 + token) for token in ids)
 
     strings = StopStrings(tuple(letters(answer.token_ids[9:11]) for answer in whole), letters)
-    sampler = VllmSampler(model, [STOP], settings(), strings)
+    # A second engine in this process would take the first one's state with it when it goes.
+    monkeypatch.setattr(sampler._engine, "_stop_strings", strings)
+    monkeypatch.setattr(sampler._engine, "_shown", RequestOutputKind.CUMULATIVE)
     for found, answer in zip(sampler.generate(asked, limits), whole, strict=True):
         length = strings.cut(answer.token_ids)
         assert length is not None
@@ -206,6 +211,7 @@ def test_a_string_ends_a_completion_at_the_token_that_completes_it(pair: tuple[V
         assert found.logprobs == pytest.approx(answer.logprobs[:length], abs=1e-3)
     # Nothing of what was cut short is still under way.
     assert len(sampler.generate(prompts(4, seed=4), limits)) == 4
+    assert sampler._engine._looked_at == {}
 
 
 def test_a_later_turn_pays_for_what_is_new(sampler: VllmSampler) -> None:
