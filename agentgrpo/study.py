@@ -160,7 +160,7 @@ def check(study: Study, folder: str) -> None:
     for job in run_jobs(study, folder):
         if (job.learning_rate, job.seed) == (first_rate, first_seed):
             try:
-                build_algorithm(parse(composed(job)))
+                build_algorithm(parse(_composed(job.overrides)))
             except ValueError as error:
                 raise ValueError(f"study {study.name}, {job.environment} with {job.variant}: {error}") from error
 

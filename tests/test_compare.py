@@ -18,35 +18,35 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from agentgrpo import compare
 from agentgrpo.cli import main
 from agentgrpo.compare import tables
+from agentgrpo.compare.comparison import Comparison, Environment, Settings, build
 from agentgrpo.compare.notes import notes
 from agentgrpo.compare.reading import read, read_all
-from agentgrpo.compare.study import Environment, Settings, Study, build
 from agentgrpo.compare.variants import name_variants
 from agentgrpo.compare.writing import escaped, fitting, markdown, show
 
 FAST = Settings(resamples=200)
 
 
-def compared(folder: Path, **settings: object) -> Study:
+def compared(folder: Path, **settings: object) -> Comparison:
     runs, left_out = read_all([folder])
     return build(runs, replace(FAST, **settings), left_out)  # type: ignore[arg-type]
 
 
-def only(study: Study) -> Environment:
+def only(study: Comparison) -> Environment:
     (env,) = study.environments
     return env
 
 
-def first_row(study: Study) -> dict[str, str]:
+def first_row(study: Comparison) -> dict[str, str]:
     table = tables.environment(only(study), study)
     return dict(zip(table.columns, table.rows[0], strict=True))
 
 
-def left_out(study: Study) -> dict[str, str]:
+def left_out(study: Comparison) -> dict[str, str]:
     return {item.path.name: item.reason for item in study.left_out}
 
 
-def shown(study: Study, *, width: int = 60, terminal: bool = False) -> str:
+def shown(study: Comparison, *, width: int = 60, terminal: bool = False) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal)
     show(study, notes(study), console)
     assert isinstance(console.file, io.StringIO)

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from agentgrpo import composing
 from agentgrpo.compare import tables
+from agentgrpo.compare.comparison import Comparison, Settings, build
 from agentgrpo.compare.notes import notes
 from agentgrpo.compare.reading import Run, printable, read_all
-from agentgrpo.compare.study import Settings, Study, build
 from agentgrpo.compare.writing import markdown, show, write_csv
 from agentgrpo.run_folder import RunFolder
 
@@ -37,20 +37,20 @@ def compare_command(args: Sequence[str]) -> int:
     if settings.out is not None:
         check_free(Path(settings.out))
     runs, left_out = read_all(map(Path, folders))
-    study = build(runs, settings, left_out)
-    if not study.environments:
-        reasons = [f"  {printable(item.path)}: {item.reason}" for item in study.left_out]
+    comparison = build(runs, settings, left_out)
+    if not comparison.environments:
+        reasons = [f"  {printable(item.path)}: {item.reason}" for item in comparison.left_out]
         raise ValueError("\n".join(["There is nothing to compare:", *reasons]))
-    out = Path(settings.out) if settings.out is not None else default_out(study.runs)
+    out = Path(settings.out) if settings.out is not None else default_out(comparison.runs)
     check_free(out)
-    remarks = notes(study)
+    remarks = notes(comparison)
     command = shlex.join(["python", "-m", "agentgrpo", "compare", *args])
     try:
-        lines = write(study, remarks, command, out)
+        lines = write(comparison, remarks, command, out)
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error.strerror}. Name another folder: out=FOLDER") from error
     console = Console()
-    show(study, remarks, console)
+    show(comparison, remarks, console)
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -96,7 +96,7 @@ def check_free(out: Path) -> None:
         raise ValueError(f"out={out} is not empty and holds no earlier comparison. Name another folder: out=FOLDER")
 
 
-def write(study: Study, remarks: Sequence[str], command: str, out: Path) -> list[str]:
+def write(comparison: Comparison, remarks: Sequence[str], command: str, out: Path) -> list[str]:
     """Writes everything into the folder; returns a line for each thing that was written, or could not be."""
     from agentgrpo.compare.board import write_board
 
@@ -104,18 +104,18 @@ def write(study: Study, remarks: Sequence[str], command: str, out: Path) -> list
     picture = out / "curves.png"
     drawn = find_spec("matplotlib") is not None
     # First of all, so that a comparison that was stopped half way is known for one.
-    (out / PAGE).write_text(markdown(study, remarks, command, picture.name if drawn else None))
-    written = tables.data(study)
+    (out / PAGE).write_text(markdown(comparison, remarks, command, picture.name if drawn else None))
+    written = tables.data(comparison)
     for data in written:
         write_csv(data, out)
     lines = ["", f"{out / PAGE}", f"{out}/{{{','.join(d.name for d in written)}}}.csv"]
     if drawn:
         from agentgrpo.compare.plots import draw
 
-        draw(study, picture)
+        draw(comparison, picture)
         lines.append(str(picture))
     else:
         picture.unlink(missing_ok=True)
         lines.append("no picture, since matplotlib is not installed: python -m pip install 'agentgrpo[plot]'")
-    write_board(study, out / "tensorboard")
+    write_board(comparison, out / "tensorboard")
     return [*lines, f"tensorboard --logdir {shlex.quote(str(out / 'tensorboard'))}"]

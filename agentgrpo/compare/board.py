@@ -6,22 +6,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from agentgrpo.compare.study import Study
+from agentgrpo.compare.comparison import Comparison
 from agentgrpo.compare.variants import distinct
 from agentgrpo.tracking import TensorBoard
 
 
-def write_board(study: Study, folder: Path) -> None:
+def write_board(comparison: Comparison, folder: Path) -> None:
     """Event files below the folder: curves and summary scalars, hyperparameters, and the layout of the charts."""
     for old in folder.rglob("events.out.tfevents.*"):
         old.unlink()
-    names = distinct(v.name for env in study.environments for v in env.variants)
-    tags = _unique([env.name for env in study.environments])
+    names = distinct(v.name for env in comparison.environments for v in env.variants)
+    tags = _unique([env.name for env in comparison.environments])
     for name, subfolder in zip(names, _unique(names), strict=True):
         board = TensorBoard(folder / subfolder, 0)
         values: dict[str, Any] = {"variant": name}
         final: dict[str, float] = {}
-        for env, tag in zip(study.environments, tags, strict=True):
+        for env, tag in zip(comparison.environments, tags, strict=True):
             v = env.variant(name)
             if v is None:
                 continue
@@ -32,13 +32,13 @@ def write_board(study: Study, folder: Path) -> None:
             values |= {f"{tag}/lr": v.best.lr, f"{tag}/seeds": len(v.best.runs)}
             final |= {f"{tag}/final_success": v.success.value, f"{tag}/final_return": v.returns.value}
             final[f"{tag}/best_success"] = float(v.best.best.mean())
-        overall = next((o for o in study.overall if o.name == name), None)
+        overall = next((o for o in comparison.overall if o.name == name), None)
         if overall is not None:
             final["all/final_success"] = overall.success.value
         board.hyperparameters(values, final)
         board.close()
     layout = TensorBoard(folder, 0)
-    layout.charts({env.name: _charts(tag) for env, tag in zip(study.environments, tags, strict=True)})
+    layout.charts({env.name: _charts(tag) for env, tag in zip(comparison.environments, tags, strict=True)})
     layout.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentgrpo.compare.study import Environment, Study
+from agentgrpo.compare.comparison import Comparison, Environment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,13 +17,13 @@ _DASHES = ("-", "--", ":", "-.")
 _COLUMNS = 3
 
 
-def draw(study: Study, path: Path) -> None:
+def draw(comparison: Comparison, path: Path) -> None:
     """Writes the picture; lines are interquartile means over seeds, bands their 95% intervals."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(v.name for env in study.environments for v in env.variants))
-    columns = min(_COLUMNS, len(study.environments))
-    rows = -(-len(study.environments) // columns)
+    names = list(dict.fromkeys(v.name for env in comparison.environments for v in env.variants))
+    columns = min(_COLUMNS, len(comparison.environments))
+    rows = -(-len(comparison.environments) // columns)
     size = (7.2, 4.4) if rows * columns == 1 else (3.6 * columns, 2.7 * rows + 0.25 * -(-len(names) // columns))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -31,9 +31,9 @@ def draw(study: Study, path: Path) -> None:
         name: (COLORS[i % len(COLORS)], _DASHES[(i + i // len(COLORS)) % len(_DASHES)]) for i, name in enumerate(names)
     }
     handles: dict[str, Line2D] = {}
-    for axes, env in zip(grid.flat, study.environments, strict=False):
-        handles |= _panel(axes, env, styles, study.settings.target)
-    for axes in list(grid.flat)[len(study.environments) :]:
+    for axes, env in zip(grid.flat, comparison.environments, strict=False):
+        handles |= _panel(axes, env, styles, comparison.settings.target)
+    for axes in list(grid.flat)[len(comparison.environments) :]:
         axes.set_visible(False)
     figure.supxlabel("training episodes", fontsize=9)
     figure.supylabel("held-out success", fontsize=9)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentgrpo.compare.comparison import Comparison, Environment
 from agentgrpo.compare.statistics import Estimate, iqm, median
-from agentgrpo.compare.study import Environment, Study
 
 Cell = str | float | int | None
 
@@ -31,12 +31,12 @@ class Data:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def summary(study: Study) -> Table | None:
+def summary(comparison: Comparison) -> Table | None:
     """Success of every variant in every environment, a row per variant; None for a single environment."""
-    environments = study.environments
+    environments = comparison.environments
     if len(environments) < 2:
         return None
-    overall = {o.name: o for o in study.overall}
+    overall = {o.name: o for o in comparison.overall}
     names = list(dict.fromkeys([*overall, *(v.name for env in environments for v in env.variants)]))
     rows = []
     for name in names:
@@ -60,9 +60,9 @@ def _success_in(env: Environment, name: str) -> str:
     return figure(variant.success.value) if variant else "-"
 
 
-def environment(env: Environment, study: Study) -> Table:
+def environment(env: Environment, comparison: Comparison) -> Table:
     """Every variant at its best learning rate."""
-    target = study.settings.target
+    target = comparison.settings.target
     bare = all(v.held_out is None for v in env.variants)
     rows = []
     for v in env.variants:
@@ -127,12 +127,12 @@ def rates(env: Environment) -> Table | None:
     return Table(f"{env.name}: success by learning rate (seeds)", ("variant", *map(rate, tried)), tuple(rows))
 
 
-def explain(study: Study) -> list[str]:
+def explain(comparison: Comparison) -> list[str]:
     """How to read the figures."""
-    target = study.settings.target
+    last, target, resamples = comparison.settings.last, comparison.settings.target, comparison.settings.resamples
     return [
-        f"success, return: mean of the last {study.settings.last} evaluations, of that the interquartile mean over "
-        f"seeds, with the 95% interval of a bootstrap over seeds ({study.settings.resamples:,} resamples). From few "
+        f"success, return: mean of the last {last} evaluations, of that the interquartile mean over "
+        f"seeds, with the 95% interval of a bootstrap over seeds ({resamples:,} resamples). From few "
         "seeds the interval comes out too narrow: more often than 1 time in 20 it misses what it is about.",
         "rate: the learning rate with the highest success of those tried. It was picked by these same runs, which "
         "flatters it; held-out pick is what is left if each seed's rate is picked on other seeds and other tasks.",
@@ -180,14 +180,14 @@ def episodes(count: float, played: float) -> str:
 # --- numbers for other programs --------------------------------------------------------------------------------------
 
 
-def data(study: Study) -> list[Data]:
+def data(comparison: Comparison) -> list[Data]:
     """Every run, every variant at every rate, every pair, every curve, and every folder that was left out."""
-    return [_runs(study), _variants(study), _pairs(study), _curves(study), _left_out(study)]
+    return [_runs(comparison), _variants(comparison), _pairs(comparison), _curves(comparison), _left_out(comparison)]
 
 
-def _runs(study: Study) -> Data:
+def _runs(comparison: Comparison) -> Data:
     rows: list[tuple[Cell, ...]] = []
-    for env in study.environments:
+    for env in comparison.environments:
         for v in env.variants:
             for r in v.rates:
                 for i, run in enumerate(r.runs):
@@ -198,9 +198,9 @@ def _runs(study: Study) -> Data:
     return Data("runs", (*columns, "state", "run_dir"), tuple(rows))
 
 
-def _variants(study: Study) -> Data:
+def _variants(comparison: Comparison) -> Data:
     rows: list[tuple[Cell, ...]] = []
-    for env in study.environments:
+    for env in comparison.environments:
         for v in env.variants:
             for r in v.rates:
                 shown = r is v.best
@@ -223,23 +223,23 @@ def _variants(study: Study) -> Data:
     return Data("variants", columns, tuple(rows))
 
 
-def _pairs(study: Study) -> Data:
+def _pairs(comparison: Comparison) -> Data:
     rows = tuple(
         (
             *(env.name, p.ours, p.theirs, len(p.seeds)),
             *(p.difference.value, p.difference.low, p.difference.high),
             *(p.better.value, p.better.low, p.better.high),
         )
-        for env in study.environments
+        for env in comparison.environments
         for p in env.pairs
     )
     columns = ("environment", "variant", "other", "seeds", "success_difference", "difference_low", "difference_high")
     return Data("pairs", (*columns, "better", "better_low", "better_high"), rows)
 
 
-def _curves(study: Study) -> Data:
+def _curves(comparison: Comparison) -> Data:
     rows: list[tuple[Cell, ...]] = []
-    for env in study.environments:
+    for env in comparison.environments:
         for v in env.variants:
             c = v.curve
             columns = (env.updates, v.best.episodes, c.success, c.low, c.high, c.returns)
@@ -248,17 +248,17 @@ def _curves(study: Study) -> Data:
     return Data("curves", names, tuple(rows))
 
 
-def _left_out(study: Study) -> Data:
-    return Data("left_out", ("folder", "reason"), tuple((str(x.path), x.reason) for x in study.left_out))
+def _left_out(comparison: Comparison) -> Data:
+    return Data("left_out", ("folder", "reason"), tuple((str(x.path), x.reason) for x in comparison.left_out))
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def all_tables(study: Study) -> Sequence[Table]:
+def all_tables(comparison: Comparison) -> Sequence[Table]:
     """In the order to read them."""
-    found = [summary(study)]
-    for env in study.environments:
-        found += [environment(env, study), pairs(env), rates(env)]
+    found = [summary(comparison)]
+    for env in comparison.environments:
+        found += [environment(env, comparison), pairs(env), rates(env)]
     return [table for table in found if table is not None]

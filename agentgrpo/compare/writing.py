@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from agentgrpo.compare.comparison import Comparison
 from agentgrpo.compare.reading import printable
-from agentgrpo.compare.study import Study
 from agentgrpo.compare.tables import Data, Table, all_tables, explain
 
 _LEFT_OUT_SHOWN = 10
@@ -30,21 +30,21 @@ def write_csv(data: Data, folder: Path) -> None:
 # --- Markdown ----------------------------------------------------------------------------------------------------
 
 
-def markdown(study: Study, notes: Sequence[str], command: str, picture: str | None) -> str:
+def markdown(comparison: Comparison, notes: Sequence[str], command: str, picture: str | None) -> str:
     """A page that can stand in documents as it is."""
-    lines = ["# Comparison", "", *_code(command), "", heading(study), ""]
+    lines = ["# Comparison", "", *_code(command), "", heading(comparison), ""]
     if picture:
         lines += [f"![Held-out success against episodes, with 95% intervals]({picture})", ""]
-    for table in all_tables(study):
+    for table in all_tables(comparison):
         lines += [f"## {escaped(table.title)}", "", *_rows(table), ""]
         if table.explanation:
             lines += [escaped(table.explanation), ""]
-    lines += ["## How to read it", "", *(f"- {escaped(line)}" for line in explain(study)), ""]
+    lines += ["## How to read it", "", *(f"- {escaped(line)}" for line in explain(comparison)), ""]
     if notes:
         lines += ["## Before you believe it", "", *(f"- {escaped(note)}" for note in notes), ""]
-    if study.left_out:
+    if comparison.left_out:
         lines += ["## Left out", ""]
-        lines += [f"- {escaped(str(item.path))}: {escaped(item.reason)}" for item in study.left_out]
+        lines += [f"- {escaped(str(item.path))}: {escaped(item.reason)}" for item in comparison.left_out]
         lines += [""]
     return "\n".join(lines)
 
@@ -54,10 +54,10 @@ def _code(text: str) -> list[str]:
     return [fence, text, fence]
 
 
-def heading(study: Study) -> str:
+def heading(comparison: Comparison) -> str:
     """What was compared, in a line."""
-    counts = (len(study.runs), "run"), (len(study.environments), "environment")
-    variants = {v.name for env in study.environments for v in env.variants}
+    counts = (len(comparison.runs), "run"), (len(comparison.environments), "environment")
+    variants = {v.name for env in comparison.environments for v in env.variants}
     parts = [f"{n} {what}{'s' * (n != 1)}" for n, what in (*counts, (len(variants), "variant"))]
     return f"{', '.join(parts)}; held-out success."
 
@@ -80,10 +80,10 @@ def escaped(text: str) -> str:
 # --- terminal --------------------------------------------------------------------------------------------------------
 
 
-def show(study: Study, notes: Sequence[str], console: Console) -> None:
+def show(comparison: Comparison, notes: Sequence[str], console: Console) -> None:
     """Everything, as wide as the terminal is."""
-    _line(console, heading(study))
-    for table in all_tables(study):
+    _line(console, heading(comparison))
+    for table in all_tables(comparison):
         console.print()
         console.print(Text(table.title, style="bold"))
         for i, part in enumerate(fitting(table, console.width)):
@@ -93,15 +93,15 @@ def show(study: Study, notes: Sequence[str], console: Console) -> None:
         if table.explanation:
             _line(console, table.explanation, style="dim")
     console.print()
-    for line in explain(study):
+    for line in explain(comparison):
         _item(console, line, style="dim")
-    if notes or study.left_out:
+    if notes or comparison.left_out:
         console.print()
     for note in notes:
         _item(console, f"warning: {note}", style="yellow")
-    for item in study.left_out[:_LEFT_OUT_SHOWN]:
+    for item in comparison.left_out[:_LEFT_OUT_SHOWN]:
         _item(console, f"left out: {item.path}: {item.reason}", style="yellow")
-    more = len(study.left_out) - _LEFT_OUT_SHOWN
+    more = len(comparison.left_out) - _LEFT_OUT_SHOWN
     if more > 0:
         _line(console, f"and {more} more; left_out.csv has all.", style="yellow")
 

@@ -178,7 +178,7 @@ class Overall:
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """Everything that is reported."""
 
     settings: Settings
@@ -192,7 +192,7 @@ class Study:
         return [run for env in self.environments for v in env.variants for rate in v.rates for run in rate.runs]
 
 
-def build(runs: Sequence[Run], settings: Settings, left_out: Sequence[LeftOut] = ()) -> Study:
+def build(runs: Sequence[Run], settings: Settings, left_out: Sequence[LeftOut] = ()) -> Comparison:
     """Compares runs.
 
     Args:
@@ -222,7 +222,7 @@ def build(runs: Sequence[Run], settings: Settings, left_out: Sequence[LeftOut] =
         stay = [(name, run.at(updates)) for name, run in members if run.path not in gone]
         if stay:
             environments.append(_environment(env, stay, settings, len(environments)))
-    return Study(settings, tuple(environments), _overall(environments, settings), tuple(left_out))
+    return Comparison(settings, tuple(environments), _overall(environments, settings), tuple(left_out))
 
 
 def shared_updates(runs: Sequence[Run]) -> tuple[tuple[int, ...], list[LeftOut]]:
