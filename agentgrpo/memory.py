@@ -169,7 +169,7 @@ def kv_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
 
 
 def activation_bytes(model: PreTrainedModel, dtype: torch.dtype, *, recompute: bool = False) -> float:
-    """Bytes that one more token keeps from the forward to the backward pass; counted in short passes."""
+    """Bytes that one more token needs in a forward and backward pass; counted in short forward passes."""
     if model.device.type == "meta":
         model = converted(model, torch.float32)  # half precision is computed with detours there
     elif lora.adapted(model):
@@ -178,11 +178,12 @@ def activation_bytes(model: PreTrainedModel, dtype: torch.dtype, *, recompute: b
     # What attention without a kernel of its own keeps grows with the square; the slope at 0 leaves it out.
     slope = (many - few) / 32 - (many - 2 * some + few) / 512 * 64
     whole = float(slope * dtype.itemsize / model.dtype.itemsize)
-    if not recompute:
-        return whole
     text = model.config.get_text_config()
-    # The input of every layer, and all of the one layer whose backward pass is under way.
-    return float(text.num_hidden_layers * text.hidden_size * dtype.itemsize + whole / text.num_hidden_layers)
+    layer = whole / text.num_hidden_layers  # what the layer whose backward pass is under way needs for gradients
+    if not recompute:
+        return whole + layer
+    # The input of every layer, and all of the one whose backward pass is under way.
+    return float(text.num_hidden_layers * text.hidden_size * dtype.itemsize + 2 * layer)
 
 
 def _kept_bytes(model: PreTrainedModel, length: int) -> int:

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from agentgrpo import attention, lora, policy
+from agentgrpo.allocator import give_back_freed_memory
 from agentgrpo.config import ModelConfig
 from agentgrpo.precision import PRECISIONS
 from agentgrpo.seeding import derive
@@ -99,6 +100,7 @@ def load(
         raise ValueError(f"model.path={path} cannot be loaded: {error}") from error
     if bits is None:
         take_own_memory(model)
+        give_back_freed_memory()
         model.to(device)
     # Dropout would make the learner's log-probabilities differ from the sampler's, so the model stays in eval mode.
     model.eval()
