@@ -181,7 +181,7 @@ def activation_bytes(model: PreTrainedModel, dtype: torch.dtype, *, recompute: b
     text = model.config.get_text_config()
     layer = whole / text.num_hidden_layers  # what the layer whose backward pass is under way needs for gradients
     if not recompute:
-        return whole + layer
+        return float(whole + layer)
     # The input of every layer, and all of the one whose backward pass is under way.
     return float(text.num_hidden_layers * text.hidden_size * dtype.itemsize + 2 * layer)
 

@@ -13,7 +13,7 @@ from agentgrpo.config import build_algorithm, parse
 from agentgrpo.doctor.findings import FEW, Facts, Finding, facts_of
 from agentgrpo.doctor.history import CHECKS, Doctor
 from agentgrpo.run_folder import RunFolder
-from agentgrpo.view.reading import describe
+from agentgrpo.run_head import describe
 
 
 def doctor_command(config: DictConfig, console: Console | None = None) -> int:

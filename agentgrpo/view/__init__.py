@@ -7,9 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from agentgrpo.run_folder import RunFolder
+from agentgrpo.run_head import describe
 from agentgrpo.view.compact import PageData
 from agentgrpo.view.page import write_page
-from agentgrpo.view.reading import describe, read_file, trajectory_files
+from agentgrpo.view.reading import read_file, trajectory_files
 from agentgrpo.view.tokens import TokenTexts
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from agentgrpo.view.reading import Record, Run, rounded
+from agentgrpo.run_head import RunHead
+from agentgrpo.view.reading import Record, rounded
 from agentgrpo.view.tokens import TokenTexts
 
 _CHUNK = 64
@@ -73,7 +74,7 @@ class Spread:
 class PageData:
     """Filled file by file with ``add``, closed with ``finish``; ``blocks`` are what the page embeds."""
 
-    run: Run
+    run: RunHead
     notes: list[str] = field(default_factory=list)
     blocks: dict[str, str] = field(default_factory=dict)
     num_trajectories: int = 0
