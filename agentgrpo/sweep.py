@@ -197,7 +197,8 @@ class _Watch:
         for variant in dict.fromkeys(job.variant for job in self._jobs):
             table.add_row(variant, *(self._cell(env, variant, wide) for env in self._study.environments))
         running = [f"{j.name}, update {_updates(j)}" for j in self._jobs if j.started and j.run_dir not in self._done]
-        table.caption = "\n".join(running[: self._at_once])
+        legend = ["runs done (highest held-out success at the end of one)"] if wide and self._done else []
+        table.caption = "\n".join([*legend, *running[: self._at_once]])
         return table
 
     def _cell(self, environment: str, variant: str, wide: bool) -> str:
