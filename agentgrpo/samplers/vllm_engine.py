@@ -130,7 +130,13 @@ class VllmEngine:
             "enable_sleep_mode": True,
         }
         if self._on_cpu:
-            memory = {"kv_cache_memory_bytes": int(settings.kv_cache_gb * 1e9), "block_size": _CPU_BLOCK}
+            memory = {
+                "kv_cache_memory_bytes": int(settings.kv_cache_gb * 1e9),
+                "block_size": _CPU_BLOCK,
+                # A prompt that is cut in two has the noise of its first half taken back, which generators of the CPU
+                # cannot do: the engine would stop. Whole prompts wait for the next pass instead.
+                "enable_chunked_prefill": False,
+            }
         with tempfile.TemporaryDirectory() as folder:
             config.save_pretrained(folder)
             return self._vllm.LLM(

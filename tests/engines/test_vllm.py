@@ -243,6 +243,15 @@ def test_hundreds_are_under_way_and_each_is_handed_out_when_it_is_done(sampler: 
     assert sampler.poll() == []
 
 
+def test_more_prompt_tokens_than_a_pass_takes(sampler: VllmSampler) -> None:
+    # vLLM would cut the prompt that does not fit into the pass, and cannot then rewind its noise on a CPU.
+    asked = prompts(64, length=400, seed=9)
+    answers = sampler.generate(asked, [params(i, tokens=2) for i in range(64)])
+    assert all(answer.token_ids for answer in answers)
+    (alone,) = sampler.generate(asked[-1:], [params(63, tokens=2)])
+    assert alone.token_ids == answers[-1].token_ids
+
+
 def test_a_batch_leaves_what_others_submitted_alone(sampler: VllmSampler) -> None:
     sampler.submit("mine", prompts(1)[0], params(0, 2))
     assert len(sampler.generate(prompts(3, seed=1), [params(i, 12) for i in range(3)])) == 3
