@@ -80,7 +80,7 @@ def _run(
         for index in left:
             clear_remains(members[index])
         with _Watch(study, members, jobs, console):
-            _launch([*overrides, f"stage={stage}"], left, jobs, launcher)
+            _launch([*overrides, f"stage={stage}"], left, jobs, launcher, folder)
     failed = _read(failures)
     for line in failed:
         console.print(f"failed: {line['run']}: {line['error']}", markup=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def _run(
     return 1 if failed else 0
 
 
-def _launch(overrides: Sequence[str], indices: Sequence[int], jobs: int, launcher: str) -> None:
+def _launch(overrides: Sequence[str], indices: Sequence[int], jobs: int, launcher: str, folder: str) -> None:
     """Has Hydra call :func:`run_one` for each index, in processes of its launcher's."""
     import hydra
 
@@ -97,7 +97,7 @@ def _launch(overrides: Sequence[str], indices: Sequence[int], jobs: int, launche
     sys.argv = [
         "agentgrpo sweep", "--multirun", *overrides, f"job={','.join(map(str, indices))}", f"hydra/launcher={launcher}",
         *([f"hydra.launcher.n_jobs={jobs}", "hydra.launcher.batch_size=1"] if launcher == "joblib" else []),
-        "hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null", "hydra.sweep.dir=.",
+        "hydra/hydra_logging=none", "hydra/job_logging=none", "hydra.output_subdir=null", f"hydra.sweep.dir={folder}",
         "hydra.sweep.subdir=.",
     ]  # fmt: skip
     try:

@@ -235,8 +235,15 @@ def test_settings_that_change_together_are_named_once(tmp_path: Path) -> None:
 
 
 def test_settings_can_be_ignored(tmp_path: Path) -> None:
-    runs: list[dict[str, Any]] = [{"seed": s, "model.path": f"start/seed{s}"} for s in (0, 1)]
+    runs: list[dict[str, Any]] = [{"seed": s, "model.path": f"start/{s}"} for s in (0, 1)]
     assert names(tmp_path, *runs, ignore=("model.path",)) == ["grpo", "grpo"]
+
+
+def test_a_start_for_each_seed_is_no_variant(tmp_path: Path) -> None:
+    runs: list[dict[str, Any]] = [{"seed": s, "model.path": f"start/seed{s}/last"} for s in (1, 10)]
+    assert names(tmp_path / "own", *runs) == ["grpo", "grpo"]
+    runs += [{"seed": 2, "model.path": "start/seed1/last"}]  # another seed's start is another start
+    assert names(tmp_path / "others", *runs)[2] == "grpo, model.path=start/seed1/last"
 
 
 # --- what is reported ----------------------------------------------------------------------------------------------

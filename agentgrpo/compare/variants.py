@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +21,7 @@ def name_variants(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[str]:
     names = []
     for run in runs:
         shown = [k for k in keys if k in keys[k] or run.algorithm in keys[k]]
-        names.append(", ".join([run.algorithm, *(f"{_short(k)}={run.config.get(k, 'null')}" for k in shown)]))
+        names.append(", ".join([run.algorithm, *(f"{_short(k)}={_value(run, k)}" for k in shown)]))
     return names
 
 
@@ -33,17 +34,22 @@ def _distinguishing(runs: Sequence[Run], ignore: Sequence[str]) -> dict[str, set
         own = key.startswith("algorithm.")
         values: dict[tuple[str, str], set[str]] = defaultdict(set)
         for run in runs:
-            values[run.env, run.algorithm if own else key].add(run.config.get(key, "null"))
+            values[run.env, run.algorithm if own else key].add(_value(run, key))
         found[key] |= {owner for (_, owner), seen in values.items() if len(seen) > 1}
     seen_splits = set()
     out = {}
     for key, owners in found.items():
-        values_of = [run.config.get(key, "null") for run in runs]
+        values_of = [_value(run, key) for run in runs]
         split = (key.split(".")[0], tuple(values_of.index(v) for v in values_of), frozenset(owners - {key}))
         if owners and split not in seen_splits:
             seen_splits.add(split)
             out[key] = owners
     return out
+
+
+def _value(run: Run, key: str) -> str:
+    """A setting as text; the run's own seed in it, as in the path of a start made for each seed, stands for any."""
+    return re.sub(rf"\bseed([=_-]?){run.seed}\b", r"seed\1*", run.config.get(key, "null"))
 
 
 def _short(key: str) -> str:
