@@ -185,6 +185,9 @@ def _check(words: list[str]) -> None:
             _make(targets)
         case ["pip", "install" | "uninstall", *rest]:
             _pip(rest)
+        case ["tar", "xf", archive]:
+            if not (ROOT / archive).is_file():
+                raise ValueError(f"there is no {archive}")
         case ["tensorboard", "--logdir", _] | ["vllm", "serve", _]:
             pass
         case ["mkdir", "-p", *names] | ["touch", *names]:
