@@ -17,6 +17,7 @@ SMALL += ["model.hidden_size=32", "model.num_layers=1", "optim.epochs=1", "warm_
 """Makes each run a second; everything else is as it stands on the page."""
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

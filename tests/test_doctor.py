@@ -223,6 +223,14 @@ def test_states_matter_only_where_they_are_compared() -> None:
     assert examine((9, {R + "shared_state_share": 0.0}), compares_states=True).num_alarms == 0
 
 
+def test_episodes_of_one_turn_have_one_state() -> None:
+    figures = {R + "shared_state_share": 0.0, R + "turns_max": 1.0}
+    doctor = examine((FEW, figures), compares_states=True)
+    assert doctor.found["step_groups"].symptom.what.startswith("Episodes have one turn")
+    doctor = examine((FEW, figures | {R + "turns_max": 2.0}), compares_states=True)
+    assert doctor.found["step_groups"].symptom.what.startswith("After the first turn 0%")
+
+
 def test_length_explosion() -> None:
     longer = {R + "action_tokens_mean": 8.0}
     assert names(examine((1, {}), (FEW, longer))) == ["length_explosion"]

@@ -280,6 +280,14 @@ def step_groups(window: Window, facts: Facts) -> Symptom | None:
     share = window.last("rollout/shared_state_share")
     if share is None or share >= SHARED_STATES or not facts.compares_states:
         return None
+    if window.last("rollout/turns_max") == 1:
+        return Symptom(
+            Severity.NOTE,
+            share,
+            "Episodes have one turn, so all steps of a group are in one state.",
+            "The algorithm compares episodes, and visits to one state: here both say the same, twice.",
+            "Choose an algorithm that compares episodes alone; at the same optim.lr its steps are smaller.",
+        )
     return Symptom(
         Severity.NOTE,
         share,
