@@ -41,8 +41,6 @@ class Trial:
     """Distinct tokens of the largest pass."""
     sampled_tokens: int
     """Tokens of an update that the policy wrote."""
-    longest: int
-    """Turns of an episode, at most."""
 
     def seconds(self, c: TrainConfig) -> float:
         """Of the whole run."""
@@ -125,7 +123,6 @@ def try_out(config: DictConfig, c: TrainConfig) -> Trial:
         micro_batch_tokens=int(max(r.get("loss/micro_batch_tokens", 0) for r in records))
         or min(summary["trained_tokens"] // done, c.optim.micro_batch_tokens),
         sampled_tokens=summary["sampled_tokens"] // done,
-        longest=int(max(r["rollout/turns_max"] for r in records)),
     )
 
 

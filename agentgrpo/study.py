@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -192,9 +191,5 @@ def composed(job: Job) -> DictConfig:
 def clear_remains(job: Job) -> None:
     """Removes what a run left that was killed before it had a configuration."""
     path = Path(job.run_dir)
-    if path.is_dir() and not job.started and _only(path, ("versions.json", "config.yaml.part")):
+    if path.is_dir() and not job.started and all(p.name == "versions.json" for p in path.iterdir()):
         shutil.rmtree(path)
-
-
-def _only(path: Path, names: Sequence[str]) -> bool:
-    return all(p.name in names for p in path.iterdir())

@@ -104,7 +104,7 @@ def test_evaluations_are_counted(updates: int, every: int, count: int) -> None:
 
 def test_the_whole_run_is_as_long_as_its_parts() -> None:
     trial = explain.Trial(
-        warm_start=10.0, update=2.0, evaluation=3.0, trained_tokens=1, micro_batch_tokens=1, sampled_tokens=1, longest=1
+        warm_start=10.0, update=2.0, evaluation=3.0, trained_tokens=1, micro_batch_tokens=1, sampled_tokens=1
     )
     assert trial.seconds(config("num_updates=20", "eval.every=10")) == 10 + 20 * 2 + 3 * 3
 
