@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -41,10 +41,17 @@ class Study:
     learning_rates: list[float]
     seeds: list[int]
     start: Start | None = None
+    learning_rates_of: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.learning_rates_of) - set(self.environments))
+        if unknown:
+            raise ValueError(f"study.learning_rates_of names {', '.join(unknown)}; environments: {list(self.environments)}")
         for rate in self.learning_rates:
             above("study.learning_rates", rate, 0)
+        for environment in self.learning_rates_of:
+            for rate in self.rates(environment):
+                above(f"study.learning_rates_of.{environment}", rate, 0)
         for name in ("environments", "variants", "learning_rates", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"study.{name} is empty, so there is nothing to run.")
@@ -52,11 +59,18 @@ class Study:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"study.{name}={values} names one of them twice: it would be one run.")
+        for environment, own in self.learning_rates_of.items():
+            if not own or len(set(own)) < len(own):
+                raise ValueError(f"study.learning_rates_of.{environment}={own}: one or several different rates, please.")
         for name in (*self.environments, *self.variants):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise ValueError(
                     f"study: {name!r} becomes the name of a folder, so it may have letters, digits, _, - and . only."
                 )
+
+    def rates(self, environment: str) -> list[float]:
+        """Learning rates that an environment is run with."""
+        return self.learning_rates_of.get(environment, self.learning_rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +144,9 @@ def start_jobs(study: Study, folder: str) -> list[Job]:
 def run_jobs(study: Study, folder: str) -> list[Job]:
     """The runs to compare, seed after seed, so that a study that is stopped has something of everything."""
     jobs = []
-    rates = study.learning_rates
-    for seed, (environment, lines), (variant, more), rate in product(
-        study.seeds, study.environments.items(), study.variants.items(), rates
+    members = product(study.seeds, study.environments.items(), study.variants.items())
+    for seed, (environment, lines), (variant, more), rate in (
+        (*member, rate) for member in members for rate in study.rates(member[1][0])
     ):
         run_dir = f"{folder}/{environment}/{variant}/lr{rate:g}/seed{seed}"
         settings = [*study.common, *lines, *more]
@@ -155,9 +169,8 @@ def check(study: Study, folder: str) -> None:
     Raises:
         ValueError: what is wrong, and in which of them.
     """
-    first_rate, first_seed = study.learning_rates[0], study.seeds[0]
     for job in run_jobs(study, folder):
-        if (job.learning_rate, job.seed) == (first_rate, first_seed):
+        if (job.learning_rate, job.seed) == (study.rates(job.environment)[0], study.seeds[0]):
             try:
                 build_algorithm(parse(_composed(job.overrides)))
             except ValueError as error:
