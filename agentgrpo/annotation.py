@@ -59,7 +59,6 @@ def _without_penalties(group: Group) -> Group:
     return replace(group, trajectories=tuple(members))
 
 
-@torch.no_grad()
 def _columns(
     trajectories: Sequence[Trajectory], function: Callable[[Batch], Tensor], learner: Learner
 ) -> list[list[float]]:
@@ -69,11 +68,7 @@ def _columns(
         for item in packing.sequences(trajectory, Credit(torch.zeros(trajectory.num_policy_tokens))):
             owners.append(owner)
             items.append(item)
-    found: list[list[float]] = [[] for _ in items]
-    for batch in learner.pack(items):
-        values = function(batch)
-        for row, index in enumerate(batch.rows):
-            found[index] = values[row][batch.action_mask[row]].tolist()
+    found = learner.columns(items, function)
     columns: list[list[float]] = [[] for _ in trajectories]
     for owner, values_of_one in zip(owners, found, strict=True):
         columns[owner] += values_of_one

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgrpo import models
 from agentgrpo.checks import did_you_mean
+from agentgrpo.cluster import sharding
+from agentgrpo.cluster.ranks import Ranks
 
 _STATE, _OPTIMIZER = "state.json", "optimizer"
 
@@ -43,43 +47,32 @@ class Checkpoint:
 class CheckpointStore:
     """The ``checkpoints/`` folder of a run: the newest ``keep`` ones, and the best.
 
-    Each is written beside its final name and renamed, so that a kill at any time leaves a complete one behind.
+    Each is written beside its final name and renamed, so that a kill at any time leaves a complete one behind. Where a
+    run has several ranks, all of them make the same calls; the folder is one that all of them see.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, ranks: Ranks | None = None) -> None:
         self.folder = folder
         self._keep = keep
+        self._ranks = Ranks() if ranks is None else ranks
 
-    def save(
-        self,
-        update: int,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        optimizer: torch.optim.Optimizer,
-        state: Mapping[str, Any],
-        extras: Callable[[Path], None] = lambda folder: None,
-    ) -> Path:
+    def save(self, update: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
         """Writes ``update_NNNNNN`` and removes the oldest beyond ``keep``.
 
         Args:
-            extras: writes further files into the folder that it is given.
+            state: plain values.
+            write: puts all other files into the folder that it is given.
         """
         final = self.folder / f"update_{update:06d}"
-
-        def rest(folder: Path) -> None:
-            save_optimizer(optimizer, folder)
-            extras(folder)
-
-        self._write(final, model, tokenizer, {**state, "update": update}, rest)
-        for old in self._numbered()[: -self._keep]:
-            shutil.rmtree(old)
+        self._write(final, {**state, "update": update}, write)
+        if self._ranks.first:
+            for old in self._numbered()[: -self._keep]:
+                shutil.rmtree(old)
         return final
 
-    def save_best(
-        self, update: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]
-    ) -> None:
+    def save_best(self, update: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> None:
         """Writes ``best``: the model alone, since nobody resumes from it."""
-        self._write(self.folder / "best", model, tokenizer, {**state, "update": update}, lambda folder: None)
+        self._write(self.folder / "best", {**state, "update": update}, write)
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest complete checkpoint, and a sentence for each newer one that is damaged."""
@@ -94,21 +87,25 @@ class CheckpointStore:
     def _numbered(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("update_*") if p.is_dir())
 
-    def _write(
-        self,
-        final: Path,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        state: Mapping[str, Any],
-        rest: Callable[[Path], None],
-    ) -> None:
+    def _write(self, final: Path, state: Mapping[str, Any], write: Callable[[Path], None]) -> None:
         part = final.with_name(f".{final.name}.part")
-        models.save(model, tokenizer, part)
-        rest(part)
-        sizes = {str(p.relative_to(part)): p.stat().st_size for p in sorted(part.rglob("*")) if p.is_file()}
-        (part / _STATE).write_text(json.dumps({**state, "files": sizes}, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        part.rename(final)
+        self._ranks.from_first(lambda: _emptied(part))
+        write(part)
+        # Not before every rank has written its part.
+        self._ranks.gather(lambda: None)
+        self._ranks.from_first(lambda: _completed(part, final, state))
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _completed(part: Path, final: Path, state: Mapping[str, Any]) -> None:
+    sizes = {str(p.relative_to(part)): p.stat().st_size for p in sorted(part.rglob("*")) if p.is_file()}
+    (part / _STATE).write_text(json.dumps({**state, "files": sizes}, indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    part.rename(final)
 
 
 def find(folder: Path, name: str) -> Checkpoint:
@@ -151,19 +148,41 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, state)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path, name: str = _OPTIMIZER) -> None:
-    """Writes moments and step counts."""
-    save_file(_flatten(optimizer), folder / f"{name}.safetensors")
+def save_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, ranks: Ranks | None = None
+) -> None:
+    """Writes the model folder, each rank what it holds alone."""
+    first = ranks is None or ranks.first
+    if sharding.is_sharded(model):
+        if first:
+            tokenizer.save_pretrained(folder)
+        sharding.save_model(model, folder, first=first)
+    elif first:
+        models.save(model, tokenizer, folder)
+
+
+def save_optimizer(
+    optimizer: torch.optim.Optimizer, folder: Path, name: str = _OPTIMIZER, ranks: Ranks | None = None
+) -> None:
+    """Writes moments and step counts, each rank what it holds alone."""
+    first, tensors = ranks is None or ranks.first, _flatten(optimizer)
+    if any(isinstance(value, DTensor) for value in tensors.values()):
+        sharding.save_tensors(tensors, folder, name, first=first)
+    elif first:
+        save_file(tensors, folder / f"{name}.safetensors")
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, name: str = _OPTIMIZER) -> None:
     """Puts the saved moments and step counts into an optimiser over the same parameters."""
-    saved = load_file(checkpoint.folder / f"{name}.safetensors")
     current = optimizer.state_dict()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in saved.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
+    with safe_open(checkpoint.folder / f"{name}.safetensors", framework="pt") as file:
+        for entry in file.keys():  # noqa: SIM118 - it is no mapping
+            index, _, key = entry.partition(".")
+            value, weight = file.get_tensor(entry), weights[int(index)]
+            # Step counts are no tensors of the weight's shape: every rank has them.
+            state.setdefault(int(index), {})[key] = sharding.part_of(value, weight) if value.dim() else value
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 

@@ -9,6 +9,7 @@ from importlib import resources
 from omegaconf import DictConfig
 
 from agentgrpo import composing
+from agentgrpo.cluster.errors import ClusterError
 from agentgrpo.startup import prepare
 
 SETTLED = ("explain", "sweep", "compare", "doctor", "eval", "play", "view", "export")
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         return 130
@@ -68,7 +72,7 @@ def _train(args: list[str]) -> int:
 
 
 def _train_one(overrides: Sequence[str]) -> int:
-    from agentgrpo.trainer import Trainer
+    from agentgrpo.launch import launch
 
     fresh = composing.compose_config("train", overrides)
     if fresh.resume:
@@ -79,15 +83,17 @@ def _train_one(overrides: Sequence[str]) -> int:
             raise ValueError(f"resume=true, but run_dir={fresh.run_dir} holds no run. Leave resume out to start one.")
     else:
         config = fresh
-    return 130 if Trainer(config).run()["status"] == "interrupted" else 0
+    return 130 if launch(config)["status"] == "interrupted" else 0
 
 
 def _refuse_changes(saved: DictConfig, config: DictConfig) -> None:
-    # More updates, and how often things are looked at or kept, change nothing about the updates themselves.
+    # More updates, where they are computed, and how often things are looked at or kept, change nothing about the
+    # updates themselves.
     allowed = (
         "resume",
         "num_updates",
         "run_dir",
+        "cluster",
         "doctor",
         "checkpoint.every",
         "checkpoint.keep",
@@ -109,12 +115,12 @@ def _through_hydra(flags: list[str], overrides: list[str]) -> int:
     status = 0
 
     def job(config: DictConfig) -> float:
-        from agentgrpo.trainer import Trainer
+        from agentgrpo.launch import launch
 
         print(f"==> {config.run_dir}", flush=True)
         nonlocal status
         try:
-            summary = Trainer(config).run()
+            summary = launch(config)
         except ValueError as error:
             # The other runs of a sweep are worth having all the same.
             print(f"error: {error}", file=sys.stderr)

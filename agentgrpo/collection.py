@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentgrpo.algorithm import Algorithm, State
 from agentgrpo.config import TrainConfig
-from agentgrpo.context import ChatFormat
 from agentgrpo.curriculum import Curriculum
 from agentgrpo.curriculum import State as CurriculumState
-from agentgrpo.guided import GuidedPlayer
 from agentgrpo.mix import Mix
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import Order, RolloutRunner
-from agentgrpo.samplers.base import Sampler
+from agentgrpo.rollout import Order
+from agentgrpo.stages import Stage
 from agentgrpo.types import Group
 
 
@@ -32,18 +30,22 @@ class Experience:
 
 @dataclass
 class Collector:
-    """Samples the groups of an update."""
+    """Orders the groups of an update, and those of ``rollout.max_staleness`` updates to come where they are played
+    while the trainer learns.
+
+    An update is made of its own tasks and no others, so no episode is lost and none counts twice: what was under way
+    when a run stopped is played again when it goes on.
+    """
 
     config: TrainConfig
     algorithm: Algorithm
-    runner: RolloutRunner
-    sampler: Sampler
-    chat: ChatFormat
+    stage: Stage
     scorer: RewardScorer
+    _ahead: dict[int, list[Order]] = field(default_factory=dict, init=False)
+    """First orders of updates that have not been collected."""
 
     def __post_init__(self) -> None:
         c = self.config
-        self.player = GuidedPlayer(self.sampler, c.rollout.params(), self.chat, self.runner.pools)
         self.curriculum = Curriculum(c.curriculum, Mix(c.environments, c.seed), c.seed)
 
     def collect(self, update: int, state: State, curriculum: CurriculumState) -> Experience:
@@ -53,24 +55,30 @@ class Collector:
         kept: list[Group] = []
         rounds = 0
         while len(kept) < c.groups_per_update and rounds <= self.algorithm.resample_rounds:
-            orders = self._orders(update, len(groups), c.groups_per_update - len(kept), state, curriculum)
-            groups += self.scorer.score(self._play(orders))
+            if groups:  # in place of dropped ones
+                orders = self._orders(update, len(groups), c.groups_per_update - len(kept), state, curriculum)
+                self.stage.submit(orders)
+            else:
+                orders = self._first_orders(update, state, curriculum)
+            groups += self.scorer.score(self.stage.take([order.key for order in orders]))
             kept = [g for g, stays in zip(groups, self.algorithm.keep(groups), strict=True) if stays]
             rounds += 1
         return Experience(tuple(groups), tuple(kept), rounds)
 
-    def close(self) -> None:
-        """Closes the environments."""
-        self.runner.close()
+    def _first_orders(self, update: int, state: State, curriculum: CurriculumState) -> list[Order]:
+        c = self.config
+        last = update
+        if c.rollout.mode == "async":
+            last = min(update + c.rollout.max_staleness, max(c.num_updates - 1, update))
+        for coming in range(update, last + 1):
+            if coming not in self._ahead:
+                self._ahead[coming] = self._orders(coming, 0, c.groups_per_update, state, curriculum)
+                self.stage.submit(self._ahead[coming])
+        return self._ahead.pop(update)
 
-    def _orders(
-        self, update: int, first: int, count: int, state: State, curriculum: CurriculumState
-    ) -> Sequence[Order]:
+    def _orders(self, update: int, first: int, count: int, state: State, curriculum: CurriculumState) -> list[Order]:
         """Groups to play for an update, of which ``first`` have been played."""
         c = self.config
-        guidance = self.algorithm.guidance(state, c.group_size)
+        guidance: Sequence[int] = self.algorithm.guidance(state, c.group_size)
         tasks = self.curriculum.tasks(curriculum, update, first, count, c.groups_per_update)
-        return [Order((update, first + i), task, guidance) for i, task in enumerate(tasks)]
-
-    def _play(self, orders: Sequence[Order]) -> list[Group]:
-        return self.runner.play(self.player, orders)
+        return [Order((update, first + i), task, tuple(guidance)) for i, task in enumerate(tasks)]

@@ -25,7 +25,7 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.run_folder import RunFolder
 
 CONFIG_MODULE = "agentgrpo.conf"
-GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment")
+GROUPS = ("env", "algorithm", "reward", "model", "sampler", "cluster", "experiment")
 """What a run is composed of."""
 _CHOSEN = (*GROUPS, "study")
 _CONF = Path(__file__).resolve().parent / "conf"
@@ -180,9 +180,14 @@ def _known_to_run(overrides: Sequence[str]) -> list[str]:
 
 
 def differences(before: DictConfig, after: DictConfig, allowed: Sequence[str] = ()) -> list[str]:
-    """``key: old -> new`` for every key that two configurations disagree on."""
+    """``key: old -> new`` for every key that two configurations disagree on.
+
+    Args:
+        allowed: keys, or groups of keys, that do not count.
+    """
     old, new = (dict(leaves(OmegaConf.to_container(c, resolve=True))) for c in (before, after))
-    keys = [k for k in (old | new) if old.get(k) != new.get(k) and k not in allowed]
+    counted = (k for k in (old | new) if k not in allowed and not k.startswith(tuple(f"{a}." for a in allowed)))
+    keys = [k for k in counted if old.get(k) != new.get(k)]
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys]
 
 

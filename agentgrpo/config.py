@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agentgrpo import precision
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.checks import above, at_least, fields, one_of, within
+from agentgrpo.cluster.settings import ClusterSettings, cluster_settings
 from agentgrpo.registry import algorithm_class
 from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.samplers.settings import OpenAiSettings, SamplerSettings, TokenSettings, sampler_settings
@@ -270,6 +271,7 @@ class TrainConfig:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    cluster: dict[str, Any] = field(default_factory=lambda: {"kind": "local"})
     doctor: bool = True
 
     def __post_init__(self) -> None:
@@ -285,6 +287,7 @@ class TrainConfig:
         if self.model.kind == "hf" and not self.model.path:
             raise ValueError("model.path is not set. Name a folder or a hub model: model.path=...")
         sampler_settings(self.sampler)
+        cluster_settings(self.cluster)
 
     @property
     def environments(self) -> dict[str, EnvConfig]:
@@ -300,6 +303,11 @@ class TrainConfig:
     def sampler_settings(self) -> SamplerSettings:
         """The keys below ``sampler``, as those of its kind."""
         return sampler_settings(self.sampler)
+
+    @property
+    def cluster_settings(self) -> ClusterSettings:
+        """The keys below ``cluster``, as those of its kind."""
+        return cluster_settings(self.cluster)
 
     @property
     def token_sampler(self) -> TokenSettings:

@@ -8,6 +8,7 @@ from typing import Any
 from agentgrpo.context import Conversation
 from agentgrpo.deadline import Failure
 from agentgrpo.environments import Env
+from agentgrpo.samplers.base import SamplingParams
 from agentgrpo.seeding import derive
 from agentgrpo.types import RolloutStatus, Step, Trajectory
 
@@ -35,6 +36,8 @@ class Episode:
     """Key of the group that it belongs to."""
     guidance: int = 0
     """Turns (tokens, in single-turn tasks) that an expert leads in with."""
+    params: SamplingParams | None = None
+    """How the policy's turns are drawn; None: as its player says."""
     held: Env | None = None
     """The environment while the episode is under way."""
     observation: str = ""

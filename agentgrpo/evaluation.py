@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,8 @@ from scipy.stats import binomtest
 from agentgrpo.config import EnvConfig
 from agentgrpo.environments import checked_reset, make_env
 from agentgrpo.episode import Task
-from agentgrpo.players import ContinuousPlayer, Player
 from agentgrpo.rewards import RewardScorer
-from agentgrpo.rollout import RolloutRunner
+from agentgrpo.rollout import Order
 from agentgrpo.seeding import panel_task_seed
 from agentgrpo.types import Group
 
@@ -91,11 +90,10 @@ class Evaluation:
         }
 
 
-def evaluate(
-    runner: RolloutRunner, player: Player | ContinuousPlayer, panel: Panel, scorer: RewardScorer
-) -> Evaluation:
-    """Plays each task of the panel once, with noise that is the same at every evaluation."""
-    groups = scorer.score(runner.collect(player, panel.tasks, group_size=1))
+def evaluate(play: Callable[[Sequence[Order]], list[Group]], panel: Panel, scorer: RewardScorer) -> Evaluation:
+    """Has each task of the panel played once, with noise that is the same at every evaluation."""
+    orders = [Order((-1, i), task, (0,)) for i, task in enumerate(panel.tasks)]  # before all that is for training
+    groups = scorer.score(play(orders))
     episodes = [group.trajectories[0] for group in groups]
     known = [t.episode_return for t in episodes if t.has_return]
     return Evaluation(

@@ -29,7 +29,7 @@ def evaluate_command(config: DictConfig) -> int:
     c = _parse(config)
     runner, player, name = _seat(c, config)
     panel = make_panel(c.environments, c.eval.num_tasks)
-    result = evaluate(runner, player, panel, RewardScorer(build_terms(c.reward)))
+    result = evaluate(lambda orders: runner.play(player, orders), panel, RewardScorer(build_terms(c.reward)))
     low, high = result.interval
     print(f"policy    {name}")
     print(f"panel     {panel.name}, {len(panel.tasks)} tasks, hash {panel.hash[:16]}")

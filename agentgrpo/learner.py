@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,13 +14,15 @@ from transformers import PreTrainedModel
 
 from agentgrpo import lora, losses, packing, policy
 from agentgrpo.algorithm import Algorithm, LossOutput
+from agentgrpo.cluster.ranks import Ranks
 from agentgrpo.config import OptimConfig
 from agentgrpo.critic import Critic
-from agentgrpo.precision import HalfTwin, converted
+from agentgrpo.precision import PRECISIONS, HalfTwin, converted
 from agentgrpo.seeding import permutation
 from agentgrpo.timing import phase
 from agentgrpo.types import Batch, Denominators
 from agentgrpo.types import Sequence as TokenSequence
+from agentgrpo.weights import whole
 
 NOTHING = 1e-8
 """Advantages up to this are rounding errors of 0: Adam would scale the gradient they give up to a full step."""
@@ -54,6 +56,8 @@ class Learner:
         temperature: that policy tokens are sampled with; their log-probabilities are taken at the same.
         top_p: likewise.
         max_length: constant L of ``seq-mean-token-sum-norm`` in policy tokens.
+        ranks: that share the work. Each is given all sequences, computes its part of them, and takes the same step.
+        sharded: whether the weights are spread over the ranks; the given model is cut up in place.
     """
 
     def __init__(
@@ -65,10 +69,15 @@ class Learner:
         temperature: float,
         max_length: int,
         top_p: float = 1.0,
+        ranks: Ranks | None = None,
+        sharded: bool = False,
     ) -> None:
         self.model = model
+        self._ranks = Ranks() if ranks is None else ranks
+        self._sharded = sharded
         self._config = config
-        self._twin = HalfTwin(model) if precision == "bf16" else None
+        self._precision = precision
+        self._twin = HalfTwin(model) if precision == "bf16" and not sharded else None
         self._temperature = temperature
         self._top_p = top_p
         self._max_length = max_length
@@ -84,7 +93,16 @@ class Learner:
                 f"optim.recompute=true: transformers cannot compute the layers of {type(model).__name__} again. "
                 "Set optim.recompute=false; a smaller optim.micro_batch_tokens needs less memory too."
             )
+        self._passes: dict[int, policy.LogprobPass] = {}  # of models whose weights are spread over ranks
+        if sharded:
+            self._shard(model, precision)
         self.reset_optimizer()
+
+    def _shard(self, model: PreTrainedModel, precision: str) -> None:
+        from agentgrpo.cluster import sharding
+
+        self._passes[id(model)] = whole_pass = policy.LogprobPass(model)
+        sharding.shard(whole_pass, policy.layers_to_recompute(model), precision)
 
     @property
     def computing(self) -> PreTrainedModel:
@@ -126,9 +144,12 @@ class Learner:
         A policy with adapters has its base in common with its reference, which is that base with the adapters off, or
         with a copy of them where a warm start has trained them before.
         """
-        self.reference = converted(model, self.computing.dtype).requires_grad_(False)
+        dtype = PRECISIONS[self._precision] if self._sharded else self.computing.dtype
+        self.reference = converted(model, dtype).requires_grad_(False)
         if lora.adapted(model) and lora.untouched(model):
             lora.switch_off(self.reference)
+        if self._sharded:
+            self._shard(self.reference, "fp32")  # in the precision that it has
 
     @torch.no_grad()
     def move_reference(self, mix: float) -> None:
@@ -139,7 +160,7 @@ class Learner:
             self.freeze_reference()
             return
         for old, new in zip(self.reference.parameters(), self.model.parameters(), strict=True):
-            old.lerp_(new, mix)
+            old.lerp_(new.to(old.dtype), mix)
 
     def make_critic(self, lr: float) -> None:
         """Starts a critic from the weights as they are now."""
@@ -225,12 +246,14 @@ class Learner:
         with_entropy: bool,
     ) -> _StepResult:
         total, sums, gap_max, largest = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0, 0
-        for batch in self.pack(items):
+        for batch, counts in self._batches([items[i] for i in self._share(items)], items):
             logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
-            largest = max(largest, len(batch.layout.token_ids))
             with phase("backward"):
-                output.loss.backward()  # type: ignore[no-untyped-call]
+                (output.loss if counts else 0 * output.loss).backward()  # type: ignore[no-untyped-call]
+            if not counts:
+                continue
+            largest = max(largest, len(batch.layout.token_ids))
             with torch.no_grad():
                 total += float(output.loss)
                 gap = torch.where(batch.action_mask, (logprobs - batch.sampler_logprobs).abs(), 0.0)
@@ -240,10 +263,10 @@ class Learner:
                 sums["loss/entropy"] -= float(torch.where(batch.action_mask, logprobs, 0.0).sum())
                 for name, value in output.sums.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
-        with phase("optimizer"):
-            norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
-            self.follow()
-        return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest)
+        norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
+        mine = _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest)
+        with phase("ranks"):
+            return _together(self._ranks.gather(lambda: mine))
 
     def _critic_step(
         self, items: Sequence[TokenSequence], algorithm: Algorithm, denominators: Denominators
@@ -251,7 +274,7 @@ class Learner:
         assert self.critic is not None
         assert self.critic_optimizer is not None
         total, spread = 0.0, 0.0
-        for batch in self.pack(items):
+        for batch in self.pack([items[i] for i in self._share(items)]):
             assert batch.returns is not None
             values = self.values(batch)
             errors = algorithm.value_loss(values, batch)
@@ -260,16 +283,25 @@ class Learner:
                 loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             spread += float(torch.where(batch.action_mask, (values - batch.returns).abs(), 0.0).sum().detach())
-        with phase("optimizer"):
-            norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
-            self.follow()
-        return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0)
+        norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
+        mine = _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0)
+        with phase("ranks"):
+            return _together(self._ranks.gather(lambda: mine))
 
     def _apply(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float | None, setting: str
     ) -> float:
         """Clips the gradient, takes the step and drops the gradient; returns the norm from before the clip."""
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), self._config.max_grad_norm)
+        if not self._sharded:  # otherwise they were added up on their way back
+            with phase("ranks"):
+                self._ranks.add_gradients(module.parameters())
+        with phase("optimizer"):
+            return self._take_step(module, optimizer, lr, setting)
+
+    def _take_step(
+        self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float | None, setting: str
+    ) -> float:
+        norm = whole(torch.nn.utils.clip_grad_norm_(module.parameters(), self._config.max_grad_norm))
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"The gradient is {float(norm)} at optimiser step {self.num_steps}. Lower {setting}, or "
@@ -280,20 +312,58 @@ class Learner:
                 group["lr"] = lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)  # at once: while episodes are played there is better use for the memory
+        self.follow()
         return float(norm)
 
     # --- forward passes -------------------------------------------------------------------------------------------
 
+    def _share(self, items: Sequence[TokenSequence]) -> Sequence[int]:
+        """Which of the sequences this rank computes."""
+        if self._ranks.size == 1:
+            return range(len(items))
+        with phase("packing"):
+            packing.check_budget(items, self._config.micro_batch_tokens)  # at all ranks, or one would wait for others
+            return packing.deal(items, self._ranks.size)[self._ranks.rank]
+
     def pack(self, items: Sequence[TokenSequence]) -> list[Batch]:
         """Micro-batches on the model's device."""
+        budget = self._config.micro_batch_tokens
         with phase("packing"):
-            return self._pack(items)
+            batches = packing.pack(items, budget, share_prefixes=self.shares_prefixes)
+            return [self._to_device(batch) for batch in batches]
 
-    def _pack(self, items: Sequence[TokenSequence]) -> list[Batch]:
-        return [
-            self._to_device(batch)
-            for batch in packing.pack(items, self._config.micro_batch_tokens, share_prefixes=self.shares_prefixes)
-        ]
+    def _batches(self, mine: Sequence[TokenSequence], items: Sequence[TokenSequence]) -> Iterator[tuple[Batch, bool]]:
+        """Micro-batches of this rank's sequences, and whether they count.
+
+        Where weights are spread over ranks, each pass is one of all ranks: who has fewer micro-batches than others
+        computes something that does not count.
+        """
+        batches = self.pack(mine)
+        yield from ((batch, True) for batch in batches)
+        if self._sharded:
+            most = max(self._ranks.gather(lambda: len(batches)))
+            idle = self.pack(items[:1]) if most > len(batches) else []
+            yield from ((batch, False) for batch in idle * (most - len(batches)))
+
+    @torch.no_grad()
+    def columns(self, items: Sequence[TokenSequence], function: Callable[[Batch], Tensor]) -> list[list[float]]:
+        """Per sequence (A,) what a function gives for its policy tokens.
+
+        Args:
+            function: (B, T) values of a micro-batch.
+        """
+        mine = self._share(items)
+        found: dict[int, list[float]] = {}
+        for batch, counts in self._batches([items[i] for i in mine], items):
+            values = function(batch)
+            if not counts:
+                continue
+            for row, index in enumerate(batch.rows):
+                found[mine[index]] = values[row][batch.action_mask[row]].tolist()
+        with phase("ranks"):
+            parts = self._ranks.gather(lambda: found)
+        whole = {index: column for part in parts for index, column in part.items()}
+        return [whole[i] for i in range(len(items))]
 
     def logprobs(self, batch: Batch, model: PreTrainedModel | None = None) -> Tensor:
         """(B, T) float32 log-probabilities of the batch's policy tokens, 0 on padding."""
@@ -308,12 +378,14 @@ class Learner:
         return values
 
     def _forward(self, batch: Batch, model: PreTrainedModel, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        with phase("forward"):
-            with self._kept(model):
-                states = policy.layout_states(model, batch.layout, share_prefixes=self.shares_prefixes)  # (N, D)
-            at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
-            found = policy.token_logprobs(
-                model, states[at], targets, self._temperature, self._top_p, with_entropy=with_entropy
+        run = self._passes.get(id(model)) or policy.LogprobPass(model)
+        with phase("forward"), self._kept(model):
+            found = run(
+                batch,
+                self._temperature,
+                self._top_p,
+                share_prefixes=self.shares_prefixes,
+                with_entropy=with_entropy,
             )
         logprobs, entropy = (None if x is None else _padded(x, batch.action_mask) for x in found)
         assert logprobs is not None
@@ -332,6 +404,18 @@ class Learner:
             f.name: value.to(device) for f in fields(Batch) if isinstance(value := getattr(batch, f.name), Tensor)
         }
         return replace(batch, layout=batch.layout.to(device), **moved)
+
+
+def _together(parts: Sequence[_StepResult]) -> _StepResult:
+    """One optimiser step, of which each rank has computed a part."""
+    names = dict.fromkeys(name for part in parts for name in part.sums)
+    return replace(
+        parts[0],
+        loss=sum(part.loss for part in parts),
+        sums={name: sum(part.sums.get(name, 0.0) for part in parts) for name in names},
+        gap_max=max(part.gap_max for part in parts),
+        micro_batch_tokens=max(part.micro_batch_tokens for part in parts),
+    )
 
 
 def _from_own_logprobs(loss: LossFunction) -> LossFunction:

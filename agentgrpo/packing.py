@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -73,6 +74,43 @@ def count(items: Iterable[Sequence], max_length: int) -> Denominators:
     return Denominators(sum(length > 0 for length in lengths), sum(lengths), max_length)
 
 
+def deal(items: Seq[Sequence], parts: int) -> list[list[int]]:
+    """Cuts sequences into parts whose largest has as few distinct tokens as can be; for few sequences, some are empty.
+
+    Neighbours in sorted order stay together, so that hardly any prefix is computed in two parts.
+
+    Returns:
+        per part the indices of its sequences.
+    """
+    order = _sorted(items)
+    lengths = [len(items[i].token_ids) for i in order]
+    shared = [common_prefix(items[a].token_ids, items[b].token_ids) for a, b in pairwise(order)]
+    new = [length - common for length, common in zip(lengths, [0, *shared], strict=False)]
+
+    def cut(most: int) -> list[list[int]]:
+        out: list[list[int]] = []
+        nodes = most + 1
+        for at, i in enumerate(order):
+            nodes += new[at]
+            if nodes > most:
+                out.append([])
+                nodes = lengths[at]
+            out[-1].append(i)
+        return out
+
+    low, high = max(lengths, default=0), sum(new)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(cut(middle)) <= parts else (middle + 1, high)
+    found = cut(low) if order else []
+    return found + [[] for _ in range(parts - len(found))]
+
+
+def _sorted(items: Seq[Sequence]) -> list[int]:
+    # In this order neighbours share the longest prefixes, so members of a group stand together.
+    return sorted(range(len(items)), key=lambda i: items[i].token_ids)
+
+
 def pack(items: Seq[Sequence], budget: int, *, share_prefixes: bool = True) -> list[Batch]:
     """Cuts sequences into micro-batches of at most ``budget`` computed tokens.
 
@@ -82,14 +120,8 @@ def pack(items: Seq[Sequence], budget: int, *, share_prefixes: bool = True) -> l
     Raises:
         ValueError: a sequence alone is larger than the budget.
     """
-    longest = max((len(s.token_ids) for s in items), default=0)
-    if longest > budget:
-        raise ValueError(
-            f"optim.micro_batch_tokens={budget} is smaller than one episode of {longest} tokens. "
-            f"Set it to {longest} or more, or shorten episodes (rollout.max_new_tokens, context.kind=window)."
-        )
-    # In this order neighbours share the longest prefixes, so members of a group stand together.
-    order = sorted(range(len(items)), key=lambda i: items[i].token_ids)
+    check_budget(items, budget)
+    order = _sorted(items)
     batches: list[Batch] = []
     part: list[int] = []
     width = nodes = 0
@@ -102,6 +134,20 @@ def pack(items: Seq[Sequence], budget: int, *, share_prefixes: bool = True) -> l
             part, width, nodes = [], len(ids), len(ids)
         part.append(i)
     return [*batches, _batch(items, part)] if part else batches
+
+
+def check_budget(items: Iterable[Sequence], budget: int) -> None:
+    """Refuses sequences of which one alone is larger than the budget.
+
+    Raises:
+        ValueError: what to set.
+    """
+    longest = max((len(s.token_ids) for s in items), default=0)
+    if longest > budget:
+        raise ValueError(
+            f"optim.micro_batch_tokens={budget} is smaller than one episode of {longest} tokens. "
+            f"Set it to {longest} or more, or shorten episodes (rollout.max_new_tokens, context.kind=window)."
+        )
 
 
 def _batch(items: Seq[Sequence], rows: Seq[int]) -> Batch:

@@ -57,7 +57,7 @@ class PolicyPlayer:
 
     sampler: Sampler
     params: SamplingParams
-    """Of every turn; the noise key is filled in."""
+    """Of every turn of an episode that has none of its own; the noise key is filled in."""
 
     def given(self, episodes: Sequence[Episode]) -> dict[int, Completion]:
         """Turns that are not the policy's, by ``id`` of the episode."""
@@ -65,7 +65,8 @@ class PolicyPlayer:
 
     def ask(self, episode: Episode) -> Ask:
         """What the sampler is asked for the policy's turn."""
-        return Ask(episode.conversation.prompt, replace(self.params, noise_key=episode.noise_key))
+        params = self.params if episode.params is None else episode.params
+        return Ask(episode.conversation.prompt, replace(params, noise_key=episode.noise_key))
 
     def act(self, episodes: Sequence[Episode]) -> list[Completion]:
         """One completion per episode, in order."""

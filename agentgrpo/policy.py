@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agentgrpo.distribution import entropy, log_distribution
 from agentgrpo.tree_attention import tree_mask
-from agentgrpo.types import TokenLayout
+from agentgrpo.types import Batch, TokenLayout
 from agentgrpo.weights import causal_model
 
 CHUNK = 256
@@ -169,6 +169,33 @@ def token_logprobs(
         ]
         found = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return found[0], (found[1] if with_entropy else None)
+
+
+class LogprobPass(nn.Module):
+    """Log-probabilities of a micro-batch's policy tokens, as one module: weights that are spread over ranks are
+    gathered when it is called.
+
+    Args:
+        model: the policy.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, batch: Batch, temperature: float, top_p: float, *, share_prefixes: bool, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(A,) log-probabilities of the A policy tokens, row by row, and their entropies or None.
+
+        See :func:`token_logprobs`.
+        """
+        states = layout_states(self.model, batch.layout, share_prefixes=share_prefixes)  # (N, D)
+        at, targets = batch.predictor[batch.action_mask], batch.targets[batch.action_mask]  # (A,)
+        logprobs, entropies = token_logprobs(
+            self.model, states[at], targets, temperature, top_p, with_entropy=with_entropy
+        )
+        return logprobs.clone(), entropies  # a view would lose the hook that gathers weights for the backward pass
 
 
 def check_head(model: PreTrainedModel) -> None:

@@ -28,7 +28,7 @@ from agentgrpo.environments import (
 )
 from agentgrpo.episode import Episode, Task
 from agentgrpo.players import ContinuousPlayer, Player, continuous
-from agentgrpo.samplers.base import Completion
+from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.seeding import derive
 from agentgrpo.timing import phase
 from agentgrpo.types import Group, RolloutStatus, Step
@@ -43,6 +43,8 @@ class Order:
     task: Task
     guidance: tuple[int, ...]
     """(G,) how far an expert leads each member in, for a player that asks one."""
+    params: SamplingParams | None = None
+    """How the policy's turns are drawn; None: as in training. The noise key is filled in."""
 
 
 Orders = Callable[[bool], Sequence[Order] | None]
@@ -150,7 +152,7 @@ class RolloutRunner:
     def _episodes(self, order: Order) -> list[Episode]:
         task = order.task if order.task.env else replace(order.task, env=self._only)
         return [
-            Episode(self._new_conversation(task.env), task, slot, order.key, lead)
+            Episode(self._new_conversation(task.env), task, slot, order.key, lead, order.params)
             for slot, lead in enumerate(order.guidance)
         ]
 

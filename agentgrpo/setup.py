@@ -19,7 +19,7 @@ from agentgrpo.samplers.settings import VllmSettings
 from agentgrpo.samplers.stopping import StopStrings
 from agentgrpo.samplers.transformers import TransformersSampler
 from agentgrpo.samplers.vllm import VllmSampler
-from agentgrpo.warm_start import sample_texts
+from agentgrpo.vocabulary import sample_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,12 @@ def check_sampler(config: TrainConfig) -> None:
         vllm_engine.check_installed()
 
 
-def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
-    """The sampler that the configuration names, with the policy's weights."""
+def build_sampler(config: TrainConfig, made: Policy, *, own_weights: bool = False) -> Sampler:
+    """The sampler that the configuration names, with the policy's weights.
+
+    Args:
+        own_weights: whether it copies them in any case, for a model that learns while it samples.
+    """
     settings, stop_ids = config.token_sampler, [made.chat.end_id]
     strings = StopStrings(tuple(config.rollout.stop), made.chat.decode) if config.rollout.stop else None
     if isinstance(settings, VllmSettings):
@@ -110,6 +114,6 @@ def build_sampler(config: TrainConfig, made: Policy) -> Sampler:
         stop_ids,
         precision=settings.precision,
         cache_gb=settings.cache_gb,
-        own_weights=config.rollout.mode == "async",
+        own_weights=own_weights,
         stop_strings=strings,
     )

@@ -46,7 +46,10 @@ class Study:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.learning_rates_of) - set(self.environments))
         if unknown:
-            raise ValueError(f"study.learning_rates_of names {', '.join(unknown)}; environments: {list(self.environments)}")
+            raise ValueError(
+                f"study.learning_rates_of names {', '.join(unknown)}; "
+                f"study.environments are {', '.join(self.environments)}."
+            )
         for rate in self.learning_rates:
             above("study.learning_rates", rate, 0)
         for environment in self.learning_rates_of:
@@ -61,7 +64,9 @@ class Study:
                 raise ValueError(f"study.{name}={values} names one of them twice: it would be one run.")
         for environment, own in self.learning_rates_of.items():
             if not own or len(set(own)) < len(own):
-                raise ValueError(f"study.learning_rates_of.{environment}={own}: one or several different rates, please.")
+                raise ValueError(
+                    f"study.learning_rates_of.{environment} must be one or several different rates, got {own}."
+                )
         for name in (*self.environments, *self.variants):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise ValueError(
@@ -191,7 +196,7 @@ def composed(job: Job) -> DictConfig:
     config = _composed(job.overrides).copy()
     folder = RunFolder(job.run_dir)
     if folder.holds_run():
-        changed = composing.differences(folder.load_config(), config, ("resume", "num_updates"))
+        changed = composing.differences(folder.load_config(), config, ("resume", "num_updates", "cluster"))
         if changed:
             raise ValueError(
                 f"{job.run_dir} holds a run with other settings than the study now has: {'; '.join(changed)}. "

@@ -113,10 +113,10 @@ def run_one(config: DictConfig) -> None:
     job = (start_jobs if config.stage == "starts" else run_jobs)(study, folder)[int(config.job)]
     if job.finished:  # another process was faster
         return
-    from agentgrpo.trainer import Trainer
+    from agentgrpo.launch import launch
 
     try:
-        summary = Trainer(composed(job), Console(quiet=True)).run()
+        summary = launch(composed(job), Console(quiet=True))
         if summary["status"] == "interrupted":
             raise KeyboardInterrupt
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -14,30 +14,27 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agentgrpo import curriculum, memory, models, packing, timing, wording
+from agentgrpo import curriculum, memory, packing, timing, wording
 from agentgrpo.algorithm import State
 from agentgrpo.annotation import annotate, worth
-from agentgrpo.async_collection import AsyncCollector
-from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer
+from agentgrpo.checkpoint import Checkpoint, CheckpointStore, load_optimizer, save_optimizer, save_policy
 from agentgrpo.collection import Collector
 from agentgrpo.config import parse
 from agentgrpo.curriculum import State as CurriculumState
-from agentgrpo.doctor.findings import Record, facts_of
-from agentgrpo.doctor.history import Doctor, closing_words
+from agentgrpo.doctor.findings import facts_of
 from agentgrpo.evaluation import Evaluation, evaluate
+from agentgrpo.journal import FolderJournal, Journal
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
-from agentgrpo.players import PolicyPlayer
+from agentgrpo.place import Place
 from agentgrpo.preflight import checked
-from agentgrpo.profiling import Profile
 from agentgrpo.run_folder import RunFolder
 from agentgrpo.samplers.base import SamplerError
-from agentgrpo.samplers.versioned import versioned
-from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy, reference_in
+from agentgrpo.setup import Policy, make_policy, reference_in
+from agentgrpo.stages import Stage, play
 from agentgrpo.timing import phase
-from agentgrpo.tracking import Display, TensorBoard, log, log_to
-from agentgrpo.types import Credit, Group
 from agentgrpo.warm_start import warm_start
+from agentgrpo.weights import checksum
 
 
 @dataclass(slots=True)
@@ -54,52 +51,55 @@ class Totals:
 
 
 class Trainer:
-    """One run. Everything that can be wrong with a configuration is found before a model loads.
+    """One run, as one of its ranks sees it. What can be wrong with a configuration is found before a model loads.
 
     Args:
         config: composed configuration, as saved in the run folder.
         console: where progress goes.
+        place: where the run's processes are; None: this one is alone.
     Raises:
         ValueError: a sentence that names the setting, what is allowed and the next step.
     """
 
-    def __init__(self, config: DictConfig, console: Console | None = None) -> None:
+    def __init__(self, config: DictConfig, console: Console | None = None, place: Place | None = None) -> None:
         ready = checked(parse(config))
         c = self.config = ready.config
         self.algorithm, self.ignored, self.scorer, self.panel = (
             ready.algorithm, ready.ignored, ready.scorer, ready.panel
         )  # fmt: skip
-        self.doctor = Doctor(facts_of(config, self.algorithm)) if c.doctor else None
+        self.place = Place() if place is None else place
+        self.ranks = self.place.ranks
+        facts = facts_of(config, self.algorithm) if c.doctor else None
+        self.journal = FolderJournal(c, facts, console or Console()) if self.ranks.first else Journal()
         self.folder = RunFolder(c.run_dir)
-        self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep)
-        console = console or Console()
-        self.display = Display(console, c.num_updates)
-        self.profile = Profile(self.folder.path, console, c.num_updates) if c.profile else None
+        self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep, self.ranks)
         checkpoint = self._last_checkpoint()
         self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
         if c.memory_gb is not None:
             memory.plan(c, self.policy.model, self.algorithm).check(c.memory_gb)
         if not c.resume:
-            self.folder.create(config)  # from here on there is a run, so everything that can be refused was
-        log_to(self.folder.path)
+            self.ranks.from_first(lambda: self.journal.begin(config))  # what can be refused was, so there is a run
         self._build(checkpoint)
 
     def _last_checkpoint(self) -> Checkpoint | None:
         if not self.config.resume:
-            self.folder.check_free()
+            self.ranks.from_first(self.folder.check_free)
             return None
         checkpoint, complaints = self.store.latest()
+        self.ranks.check_equal("last checkpoints", lambda: checkpoint.folder.name if checkpoint else None)
         for complaint in complaints:
-            self.display.say(f"warning: {complaint}")
+            self.journal.say(f"warning: {complaint}")
         if checkpoint is None:
-            self.display.say(f"{self.folder.path} has no checkpoint yet: starting from the beginning.")
+            self.journal.say(f"{self.folder.path} has no checkpoint yet: starting from the beginning.")
         else:
-            self.display.say(f"Going on from {checkpoint.folder} ({checkpoint.update} updates done).")
+            self.journal.say(f"Going on from {checkpoint.folder} ({checkpoint.update} updates done).")
         return checkpoint
 
     def _build(self, checkpoint: Checkpoint | None) -> None:
         c = self.config
-        self.runner = build_runner(c, self.policy)
+        sharded = self.place.sharding == "fsdp"
+        if sharded:  # before the weights are cut up: whoever samples needs whole ones
+            self.stage: Stage = self.place.stage(c, self.policy)
         turns = c.rollout.max_turns if c.context.kind == "transcript" else 1
         self.learner = Learner(
             self.policy.model,
@@ -108,17 +108,15 @@ class Trainer:
             temperature=c.rollout.temperature,
             top_p=c.rollout.top_p,
             max_length=turns * c.rollout.max_new_tokens,
+            ranks=self.ranks,
+            sharded=sharded,
         )
         if not self.learner.shares_prefixes:
             kind = type(self.policy.model).__name__
-            self.display.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
-        self.sampler = versioned(build_sampler(c, replace(self.policy, model=self.learner.computing)))
-        parts = (self.sampler, self.policy.chat, self.scorer)
-        self.collector = (
-            Collector(c, self.algorithm, self.runner, *parts)
-            if c.rollout.mode == "sync"
-            else AsyncCollector(c, self.algorithm, build_runner(c, self.policy), *parts)
-        )
+            self.journal.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
+        if not sharded:
+            self.stage = self.place.stage(c, replace(self.policy, model=self.learner.computing))
+        self.collector = Collector(c, self.algorithm, self.stage, self.scorer)
         self.algorithm_state: State = self.algorithm.initial_state()
         self.curriculum_state: CurriculumState = {}
         self.totals = Totals()
@@ -128,11 +126,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.folder.forget_after(self.update if checkpoint else -1)
-        if self.doctor is not None:
-            for record in self.folder.records("metrics"):
-                self.doctor.look(record)
-        self.board = TensorBoard(self.folder.path, self.update)
+        self.journal.open(self.update, resumed=checkpoint is not None)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
@@ -160,36 +154,37 @@ class Trainer:
         """Trains to the end, or to Ctrl-C; returns what ``summary.json`` holds."""
         c = self.config
         if self.ignored:
-            self.display.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
-        if self.before is None:
-            self._begin()
-        if c.model.lora.rank:
-            self.display.say(wording.trained(self.policy.model))
-        self.display.say(f"{wording.precision(c)}; {wording.denominator(self.algorithm)}")
-        self.display.start(self.update)
+            self.journal.say(f"warning: algorithm {c.algorithm['name']!r} ignores: {', '.join(self.ignored)}")
         try:
+            if self.before is None:
+                self._begin()
+            if c.model.lora.rank:
+                self.journal.say(wording.trained(self.policy.model))
+            self.journal.say(f"{wording.precision(c)}; {wording.denominator(self.algorithm)}")
+            self.journal.start(self.update)
             interrupted = self._loop()
         except SamplerError as error:
+            if self.before is None:
+                raise
             # The weights are those of the last whole update.
             self._save()
             again = f"python -m agentgrpo train run_dir={c.run_dir} resume=true"
             raise SamplerError(f"{error}\nAll {self.update} updates so far are saved. Go on with: {again}") from error
         finally:
-            self.display.stop()
-            self.collector.close()
-            self.runner.close()
+            self.journal.stop()
+            self.stage.close()
         return self._finish("interrupted" if interrupted else "finished")
 
     def _loop(self) -> bool:
         """Updates, evaluations and checkpoints; returns True after Ctrl-C."""
         c = self.config
         interrupted = False
-        with _interrupt_flag(self.display.say) as pressed:
+        with _interrupt_flag(self.journal.say) as pressed:
             self._evaluate_if_due()  # what a sampler's failure may have kept from it
             while self.update < c.num_updates and not interrupted:
-                with self.profile.update() if self.profile else contextlib.nullcontext():
+                with self.journal.profiled():
                     self._one_update()
-                interrupted = pressed() and self.update < c.num_updates
+                interrupted = self.ranks.any(pressed() or self.place.stopped) and self.update < c.num_updates
                 self._evaluate_if_due()
                 if self.update % c.checkpoint.every == 0 or self.update == c.num_updates or interrupted:
                     self._save()
@@ -200,16 +195,20 @@ class Trainer:
         c = self.config
         if c.warm_start.episodes:
             started = time.monotonic()
-            report = warm_start(c, self.policy.chat, self.runner, self.learner)
+            report = warm_start(c, self.policy, self.learner, self.ranks)
             self.totals.warm_start_seconds = time.monotonic() - started
-            self.display.say(
+            self.journal.say(
                 f"warm start: {c.warm_start.episodes} episodes ({report.success:.2f} success), "
                 f"{report.steps} steps, cross-entropy {report.first_loss:.2f} -> {report.last_loss:.2f}, "
                 f"{self.totals.warm_start_seconds:.0f} s"
             )
         if self.algorithm.needs_reference:
-            self.learner.freeze_reference()
-            models.save(self.policy.model, self.policy.tokenizer, self.folder.path / "reference")
+            start = self.folder.path / "reference"
+            save_policy(self.policy.model, self.policy.tokenizer, start, self.ranks)
+            if self.place.sharding == "fsdp":
+                self.learner.set_reference(reference_in(start, self.policy.model))
+            else:
+                self.learner.freeze_reference()
         if self.algorithm.critic_rate is not None:
             self.learner.make_critic(self.algorithm.critic_rate)
         self._evaluate()
@@ -220,11 +219,10 @@ class Trainer:
         c = self.config
         logging = timing.take().get("logging", 0.0)  # of the update before: this one's comes after its record
         started = time.monotonic()
-        stats = self.sampler.stats
-        prompts, prefilled = stats.prompt_tokens, stats.prefilled_tokens
-        self.sampler.sync(self.learner.computing, self.update)
+        stats = replace(self.stage.stats)
+        self.stage.sync(self.learner.computing, self.update)
         experience = self.collector.collect(self.update, self.algorithm_state, self.curriculum_state)
-        self._rest()
+        self.stage.rest()
         self.curriculum_state = self.collector.curriculum.measured(self.curriculum_state, experience.groups)
         collected = time.monotonic()
         groups = annotate(experience.kept, self.algorithm, self.learner)
@@ -250,18 +248,15 @@ class Trainer:
         steps = [step for group in experience.groups for trajectory in group for step in trajectory.steps]
         sampled = sum(step.num_policy_tokens for step in steps)
         sampling = collected - started if c.rollout.mode == "sync" else ended - started
-        metrics["sampler/cached_prompt_share"] = 1 - (stats.prefilled_tokens - prefilled) / max(
-            stats.prompt_tokens - prompts, 1
-        )
+        metrics["sampler/cached_prompt_share"] = self.stage.stats.cached_share_since(stats)
         phases = timing.take() | {"logging": logging}
-        seconds = {
+        metrics |= {
             "time/rollout": collected - started,
             "time/update": ended - collected,
             "sampler/tokens_per_second": sampled / sampling,
             **timing.metrics(phases, ended - started + logging),
         }
-        if self.profile is not None:
-            self.profile.report(phases, ended - started + logging)
+        self.journal.phases(phases, ended - started + logging)
         self.update += 1
         self.totals.training_seconds += ended - started
         self.totals.sampled_tokens += sampled
@@ -269,48 +264,8 @@ class Trainer:
         self.totals.env_steps += len(steps)
         self.totals.episodes += sum(map(len, experience.groups))
         with phase("logging"):
-            self._log(groups, credit, metrics, seconds)
-        self._warn_of_crashes(experience.groups)
-
-    def _rest(self) -> None:
-        """Nobody samples before the next sync, unless rollouts go on meanwhile."""
-        if self.config.rollout.mode == "sync":
-            self.sampler.rest()
-
-    def _log(
-        self,
-        groups: list[Group],
-        credit: list[list[Credit]],
-        metrics: dict[str, float],
-        seconds: dict[str, float],
-    ) -> None:
-        c = self.config
-        record = {"update": self.update, **metrics, **seconds}
-        self.folder.append("metrics", record)
-        self.board.scalars(self.update, metrics | seconds | self._examine(record))
-        if (self.update - 1) % c.log.every == 0 and c.log.trajectories:
-            shown = groups[: c.log.trajectories]
-            self.folder.write_trajectories(self.update, shown, credit[: len(shown)])
-            self.board.trajectories(self.update, shown)
-        left = (c.num_updates - self.update) * self.totals.training_seconds / self.update
-        self.display.update(self.update, metrics | seconds, left)
-
-    def _examine(self, record: Record) -> dict[str, float]:
-        """Says once what looks wrong; returns the doctor's scalars."""
-        if self.doctor is None:
-            return {}
-        for finding in self.doctor.look(record):
-            log.warning("doctor, update %d: %s", self.update, finding.text)
-            self.display.say(f"doctor, update {self.update}: {finding.text}")
-        return self.doctor.scalars()
-
-    def _warn_of_crashes(self, groups: Sequence[Group]) -> None:
-        for group in groups:
-            for slot, trajectory in enumerate(group):
-                if trajectory.status.crashed:
-                    where = f"update {self.update}, task seed {group.task_seed}, member {slot}: {trajectory.status}"
-                    log.warning("%s\n%s", where, trajectory.error)
-                    self.display.say(f"warning: {where}: {wording.last_line(trajectory.error)} (more in train.log)")
+            self.journal.update(self.update, groups, credit, metrics, self.totals.training_seconds)
+        self.journal.crashes(self.update, experience.groups)
 
     # --- evaluation, checkpoints, summary -------------------------------------------------------------------------
 
@@ -322,35 +277,21 @@ class Trainer:
 
     def _evaluate(self) -> None:
         started = time.monotonic()
-        c = self.config
-        self.sampler.sync(self.learner.computing, self.update)
-        player = PolicyPlayer(self.sampler, c.rollout.params(c.eval.temperature))
-        result: Evaluation = evaluate(self.runner, player, self.panel, self.scorer)
-        self._rest()
+        params = self.config.rollout.params(self.config.eval.temperature)
+        self.stage.sync(self.learner.computing, self.update)
+        result: Evaluation = evaluate(
+            lambda orders: play(self.stage, [replace(order, params=params) for order in orders]),
+            self.panel,
+            self.scorer,
+        )
+        self.stage.rest()
         self.totals.evaluation_seconds += time.monotonic() - started
         self.after = {"update": self.update, **result.summary()}
-        outcomes = [int(x) for x in result.outcomes]
         spent = {"episodes": self.totals.episodes, "time/training_seconds": self.totals.training_seconds}
-        self.folder.append("evaluations", {**self.after, **spent, "panel": self.panel.hash, "outcomes": outcomes})
-        low, high = result.interval
-        self.board.scalars(
-            self.update,
-            {
-                "eval/success": result.success,
-                "eval/success_low": low,
-                "eval/success_high": high,
-                "eval/return_mean": result.return_mean,
-                "eval/turns_mean": result.turns_mean,
-                **{f"eval/{name}/success": value for name, value in result.by_env.items()},
-            },
-        )
-        self.display.say(
-            f"update {self.update}: held-out success {result.success:.3f} "
-            f"(95% {low:.2f}-{high:.2f}, {len(outcomes)} tasks) after {self.totals.training_seconds:.0f} s of training"
-        )
+        self.journal.evaluation({**self.after, **spent, "panel": self.panel.hash}, result)
         if self.best is None or result.success > self.best["success"]:
             self.best = dict(self.after)
-            self.store.save_best(self.update, self.policy.model, self.policy.tokenizer, {"evaluation": self.after})
+            self.store.save_best(self.update, {"evaluation": self.after}, self._write_policy)
 
     def _save(self) -> None:
         state = {
@@ -362,16 +303,21 @@ class Trainer:
             "after": self.after,
             "best": self.best,
         }
-        self.store.save(
-            self.update, self.policy.model, self.policy.tokenizer, self.learner.optimizer, state, self._save_extras
-        )
+        if self.place.sharding == "replicated":
+            self.ranks.check_equal("weights", lambda: checksum(self.policy.model))
+        self.store.save(self.update, state, self._write)
 
-    def _save_extras(self, folder: Path) -> None:
-        """What only some algorithms have: a reference that moves, a critic."""
+    def _write_policy(self, folder: Path) -> None:
+        save_policy(self.policy.model, self.policy.tokenizer, folder, self.ranks)
+
+    def _write(self, folder: Path) -> None:
+        """The policy, its optimiser, and what only some algorithms have: a reference that moves, a critic."""
         learner = self.learner
+        self._write_policy(folder)
+        save_optimizer(learner.optimizer, folder, ranks=self.ranks)
         if self.algorithm.reference_every and learner.reference is not None:
-            models.save(learner.reference, self.policy.tokenizer, folder / "reference")
-        if learner.critic is not None and learner.critic_optimizer is not None:
+            save_policy(learner.reference, self.policy.tokenizer, folder / "reference", self.ranks)
+        if learner.critic is not None and learner.critic_optimizer is not None and self.ranks.first:
             learner.critic.save(folder)
             save_optimizer(learner.critic_optimizer, folder, "critic_optimizer")
 
@@ -392,17 +338,8 @@ class Trainer:
             "after": self.after,
             "best": self.best,
             **asdict(self.totals),
-            **({"doctor": self.doctor.summary()} if self.doctor else {}),
         }
-        self.folder.write_summary(summary)
-        self.board.hyperparameters(
-            wording.hyperparameters(c),
-            {"final/success": self.after["success"], "final/best_success": self.best["success"]},
-        )
-        self.board.close()
-        self.display.say(wording.result(summary, c))
-        if self.doctor is not None and self.doctor.standing:
-            self.display.say(closing_words(self.doctor, c.run_dir))
+        self.journal.finish(summary)
         return summary
 
 

@@ -15,20 +15,19 @@ from functools import partial
 import torch
 
 from agentgrpo import packing
-from agentgrpo.config import EnvConfig, TrainConfig
+from agentgrpo.cluster.ranks import Ranks
+from agentgrpo.config import TrainConfig
 from agentgrpo.context import ChatFormat
-from agentgrpo.deadline import DeadlineRunner, Failure
+from agentgrpo.deadline import Failure
 from agentgrpo.env_pool import EnvPools
-from agentgrpo.environments import checked_reset, checked_step, make_env, oracle_plan
+from agentgrpo.environments import oracle_plan
 from agentgrpo.episode import Episode, Task
 from agentgrpo.learner import Learner
 from agentgrpo.mix import Mix
-from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion
-from agentgrpo.seeding import derive, permutation, training_task_seed
-from agentgrpo.types import Credit, StopReason
-
-_TEXT_EPISODES = 128
+from agentgrpo.seeding import permutation, training_task_seed
+from agentgrpo.setup import Policy, build_runner
+from agentgrpo.types import Credit, Group, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,11 @@ class WarmStartReport:
     last_loss: float
 
 
-def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, learner: Learner) -> WarmStartReport:
+def warm_start(config: TrainConfig, policy: Policy, learner: Learner, ranks: Ranks) -> WarmStartReport:
     """Plays episodes with the mixed player, imitates its actions, and leaves the optimiser as new.
 
+    Args:
+        ranks: that imitate together; the first one plays.
     Raises:
         ValueError: the environment offers nobody to imitate.
     """
@@ -95,7 +96,7 @@ def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, lea
     tasks = [
         Task(training_task_seed(seed, -1, i), (seed, "warm start", i), mix.name(i)) for i in range(w.episodes)
     ]  # update -1: tasks that no update draws
-    groups = runner.collect(MixedPlayer(chat, w.oracle_share, runner.pools), tasks, group_size=1)
+    groups = ranks.from_first(lambda: _played(config, policy, tasks))
     episodes = [group.trajectories[0] for group in groups]
     played = [t for t in episodes if t.has_return]
     items = [s for t in played for s in packing.sequences(t, Credit(torch.zeros(t.num_policy_tokens)))]
@@ -113,28 +114,10 @@ def warm_start(config: TrainConfig, chat: ChatFormat, runner: RolloutRunner, lea
     return WarmStartReport(sum(t.success for t in episodes) / len(episodes), len(losses), losses[0], losses[-1])
 
 
-def sample_texts(config: TrainConfig) -> list[str]:
-    """Texts that an agent meets and writes in the environments: what a nano tokenizer learns its words from."""
-    return [text for env in config.environments.values() for text in _texts_of(env, config)]
-
-
-def _texts_of(env_config: EnvConfig, config: TrainConfig) -> list[str]:
-    env = make_env(env_config)
-    texts = [env_config.instructions]
-
-    def play(index: int) -> None:
-        rng = random.Random(derive(config.seed, "texts", index))
-        observation, info = checked_reset(env, training_task_seed(config.seed, -2, index), index)
-        texts.append(observation)
-        for _ in range(config.rollout.max_turns):
-            action = rng.choice(list(info.get("admissible_actions") or [""]))
-            observation, _, terminated, truncated, info = checked_step(env, action)
-            texts.extend([action, observation])
-            if terminated or truncated:
-                break
-
-    # An episode that fails or hangs gives the texts that it got to.
-    runner = DeadlineRunner(config.rollout.step_timeout)
-    runner.run([partial(play, index) for index in range(_TEXT_EPISODES)])
-    env.close()
-    return texts
+def _played(config: TrainConfig, policy: Policy, tasks: Sequence[Task]) -> list[Group]:
+    runner = build_runner(config, policy)
+    try:
+        player = MixedPlayer(policy.chat, config.warm_start.oracle_share, runner.pools)
+        return runner.collect(player, tasks, group_size=1)
+    finally:
+        runner.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -16,6 +20,12 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
     inner = model if unwrap is None else unwrap()
     assert isinstance(inner, PreTrainedModel)
     return inner
+
+
+def whole(weight: Tensor) -> Tensor:
+    """The whole of a weight; of one that is spread over ranks a copy, which all of them must ask for."""
+    full: Tensor = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return full
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -33,7 +43,7 @@ def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     inside = tuple(f"{name}." for name in (*adapted, *saved))
     plain = {name: value for name, value in base.named_parameters() if not name.startswith(inside)}
     for name, parameter in plain.items():
-        yield name, parameter.detach()
+        yield name, whole(parameter.detach())
     for name, module in adapted.items():
         for key, value in _merged_layer(name, module):
             yield f"{name}.{key}", value
@@ -64,6 +74,44 @@ def _merged_layer(name: str, layer: Any) -> Iterator[tuple[str, Tensor]]:
     for key, value in base.named_parameters():
         if key != "weight":
             yield key, value.detach()
+
+
+def learned(model: nn.Module) -> dict[str, np.ndarray]:
+    """What a model has learned, by name and as it lies in memory: every weight, or of one with adapters these.
+
+    Weights that are spread over ranks are gathered, so all of them must ask.
+    """
+    found = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            full = whole(weight.detach()).cpu()
+            found[name] = full.view(_INTEGERS[full.element_size()]).numpy()
+    return found
+
+
+@torch.no_grad()
+def learn(model: nn.Module, found: Mapping[str, np.ndarray]) -> None:
+    """Takes over what :func:`learned` gave of a model of the same make and precision.
+
+    Raises:
+        ValueError: it is of another make.
+    """
+    mine = {name: weight for name, weight in model.named_parameters() if name in found}
+    if len(mine) < len(found):
+        raise ValueError(f"Weights for {sorted(set(found) - set(mine))[:3]} came, and the model here has none of them.")
+    for name, weight in mine.items():
+        bits = torch.from_numpy(np.array(found[name], copy=not found[name].flags.writeable))
+        weight.copy_(bits.view(weight.dtype))
+
+
+@torch.no_grad()
+def checksum(model: nn.Module) -> int:
+    """A number over the bits of all weights that learn: where it differs, so do they."""
+    total = 0
+    for index, weight in enumerate(p for p in model.parameters() if p.requires_grad):
+        bits = weight.detach().reshape(-1).view(_INTEGERS[weight.element_size()])
+        total += (index + 1) * int(bits.sum(dtype=torch.int64))
+    return total
 
 
 def _saved_copy(wrapper: Any) -> nn.Module:

@@ -4,48 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helpers import default_algorithm, tiny_tokenizer, trajectory
+from helpers import default_algorithm, trajectory
 
 from agentgrpo.algorithm import Algorithm
 from agentgrpo.collection import Collector
 from agentgrpo.composing import compose_config
 from agentgrpo.config import parse
-from agentgrpo.context import ChatFormat
 from agentgrpo.episode import Task
 from agentgrpo.metrics import experience_metrics
-from agentgrpo.players import Player
 from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.rollout import Order
-from agentgrpo.samplers.scripted import ScriptedSampler
+from agentgrpo.stages import Key
 from agentgrpo.types import Group, Step, Trajectory
 
 
 class Tasks:
-    """Stands for the runner: every ``period``-th task gives a group with spread."""
-
-    pools = None
+    """Stands for a stage: every ``period``-th task gives a group with spread."""
 
     def __init__(self, period: int) -> None:
         self._period = period
+        self._orders: dict[Key, Order] = {}
         self.asked: list[Task] = []
         self.guidance: list[Sequence[int]] = []
 
-    def play(self, player: Player, orders: Sequence[Order]) -> list[Group]:
-        out = []
-        for order in orders:
-            self.asked.append(order.task)
-            self.guidance.append(order.guidance)
-            mixed = len(self.asked) % self._period == 0
-            members = [trajectory(("s", float(mixed and i == 0))) for i in range(len(order.guidance))]
-            out.append(Group(tuple(members), order.task.seed, 1.0))
-        return out
+    def submit(self, orders: Sequence[Order]) -> None:
+        self._orders |= {order.key: order for order in orders}
+
+    def take(self, keys: Sequence[Key]) -> list[Group]:
+        return [self.played(self._orders.pop(key)) for key in keys]
+
+    def played(self, order: Order) -> Group:
+        self.asked.append(order.task)
+        self.guidance.append(order.guidance)
+        mixed = len(self.asked) % self._period == 0
+        members = [trajectory(("s", float(mixed and i == 0))) for i in range(len(order.guidance))]
+        return Group(tuple(members), order.task.seed, 1.0)
 
 
 def collector(tasks: Tasks, algorithm: Algorithm) -> Collector:
     config = parse(compose_config("train", ["groups_per_update=4", "group_size=2"]))
     scorer = RewardScorer(build_terms(config.reward))
-    chat = ChatFormat(tiny_tokenizer())
-    return Collector(config, algorithm, tasks, ScriptedSampler(lambda _: [1]), chat, scorer)  # type: ignore[arg-type]
+    return Collector(config, algorithm, tasks, scorer)  # type: ignore[arg-type]
 
 
 def test_without_a_filter_everything_is_kept() -> None:
@@ -88,8 +87,8 @@ def test_success_is_reported_of_unguided_members_only() -> None:
     free = trajectory(("s", 0.0))
 
     class Mixed(Tasks):
-        def play(self, player: Player, orders: Sequence[Order]) -> list[Group]:
-            return [Group((led, free), order.task.seed, 1.0) for order in orders]
+        def played(self, order: Order) -> Group:
+            return Group((led, free), order.task.seed, 1.0)
 
     metrics = experience_metrics(collector(Mixed(1), default_algorithm("guided")).collect(0, {"length": 1.0}, {}), 0)
     assert metrics["rollout/success"] == 0.0

@@ -22,7 +22,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     doc_blocks.forget(tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+RUNS_OF_ITS_OWN = ("docs/compare.md", "docs/results/sparse_reward.md", "docs/results/suite.md")
+"""Pages with many commands to compose, or with runs to train."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in RUNS_OF_ITS_OWN)) for n in NAMES])
 def test_every_block_can_be_done(name: str, folder: Path) -> None:
     check(blocks((ROOT / name).read_text(), name), folder)
 

@@ -74,13 +74,19 @@ def test_a_run_folder_holds_adapters_and_no_second_base(run: Path, base: Path) -
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["algorithm=grpo", "algorithm.kl_coef=0.1"],
-        ["algorithm=grpo", "algorithm.kl_coef=0.1", "warm_start.episodes=0", "model.precision=bf16"],
-        ["algorithm=grpo", "algorithm.kl_coef=0.1", "algorithm.reference_every=2"],
-        ["algorithm=ppo", "optim.recompute=true"],
-        ["algorithm=ppo", "model.precision=bf16"],
+        pytest.param(["algorithm=grpo", "algorithm.kl_coef=0.1"], id="reference"),
+        pytest.param(
+            ["algorithm=grpo", "algorithm.kl_coef=0.1", "warm_start.episodes=0", "model.precision=bf16"],
+            id="half precision",
+        ),
+        pytest.param(
+            ["algorithm=grpo", "algorithm.kl_coef=0.1", "algorithm.reference_every=2"],
+            id="moving reference",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["algorithm=ppo", "optim.recompute=true"], id="critic", marks=pytest.mark.slow),
+        pytest.param(["algorithm=ppo", "model.precision=bf16"], id="half-precision critic", marks=pytest.mark.slow),
     ],
-    ids=["reference", "half precision", "moving reference", "critic", "half-precision critic"],
 )
 def test_a_resumed_run_is_an_uninterrupted_one(overrides: list[str], base: Path, tmp_path: Path) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
@@ -153,6 +159,7 @@ def inside(run: Path, checkpoint: str) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_the_policy_comes_out_whichever_way_it_is_exported(run: Path, tmp_path: Path, base: Path) -> None:
     expected = inside(run, "update_000006")
     unlike = outside(base, "merged")[0]
@@ -188,6 +195,7 @@ def test_generation_is_set_to_what_was_trained(run: Path, tmp_path: Path) -> Non
     assert drawn.shape[1] > len(IDS)
 
 
+@pytest.mark.slow
 def test_a_run_of_all_weights_is_exported_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "deep" / "out"
     assert main(["train", *TINY, "num_updates=1", f"run_dir={run}"]) == 0

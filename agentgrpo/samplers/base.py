@@ -64,6 +64,11 @@ class SamplerStats:
     """Prompt tokens that went through the model: the rest came from a cache."""
     sampled_tokens: int = 0
 
+    def cached_share_since(self, before: SamplerStats) -> float:
+        """Share of the prompts' tokens that came from a cache, of those that were asked for since ``before``."""
+        asked = self.prompt_tokens - before.prompt_tokens
+        return 1 - (self.prefilled_tokens - before.prefilled_tokens) / max(asked, 1)
+
 
 class Sampler(Protocol):
     """Anything that continues prompts."""

@@ -23,6 +23,7 @@ from agentgrpo.samplers.stopping import StopStrings
 from agentgrpo.seeding import uniforms
 from agentgrpo.timing import phase
 from agentgrpo.types import StopReason
+from agentgrpo.weights import whole
 
 
 def _rounded(columns: int) -> int:
@@ -76,7 +77,7 @@ class TransformersSampler:
         if model is not self._model:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), model.parameters(), strict=True):
-                    mine.copy_(theirs)
+                    mine.copy_(whole(theirs))
         self._forget()
 
     def rest(self) -> None:

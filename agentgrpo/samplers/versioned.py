@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -34,10 +34,15 @@ class VersionedSampler:
             found = self._sampler.generate(prompts, params)
             return [self._tagged(completion) for completion in found]
 
-    def sync(self, model: PreTrainedModel, version: int = 0) -> None:
-        """Takes over new weights and forgets everything computed with the old ones."""
+    def sync(self, model: PreTrainedModel, version: int = 0, change: Callable[[], None] = lambda: None) -> None:
+        """Takes over new weights and forgets everything computed with the old ones.
+
+        Args:
+            change: changes the model before, while nobody samples: a sampler may compute with that very model.
+        """
         with self._turn():
             self._drain()
+            change()
             self._sampler.sync(model)
             self.version = version
 

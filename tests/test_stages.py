@@ -1,4 +1,4 @@
-"""Rollouts ahead of the trainer: which tasks, how stale, and what happens when something goes wrong."""
+"""Where episodes are played, at once or ahead of the trainer: which tasks, how stale, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from continuous_sampler import Continuous
 from helpers import default_algorithm, tiny_tokenizer
 
 from agentgrpo.algorithm import Algorithm
-from agentgrpo.async_collection import AsyncCollector
 from agentgrpo.collection import Collector, Experience
 from agentgrpo.composing import compose_config
 from agentgrpo.config import TrainConfig, parse
@@ -22,6 +21,7 @@ from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.samplers.versioned import ContinuousVersionedSampler, VersionedSampler, versioned
+from agentgrpo.stages import InlineStage, ThreadStage
 
 CHAT = ChatFormat(tiny_tokenizer())
 MODEL = torch.nn.Identity()
@@ -44,11 +44,14 @@ def guessing() -> ScriptedSampler:
     return ScriptedSampler(lambda prompt: (*CHAT.encode("3"), CHAT.end_id))
 
 
-def made(cls: type[Collector], config: TrainConfig, sampler: VersionedSampler, algorithm: Algorithm) -> Collector:
+def made(
+    cls: type[InlineStage] | type[ThreadStage], config: TrainConfig, sampler: VersionedSampler, algorithm: Algorithm
+) -> Collector:
     runner = RolloutRunner(
         config.environments, config.rollout, lambda name: make_conversation(CHAT, "transcript", 2), CHAT, 1000
     )
-    return cls(config, algorithm, runner, sampler, CHAT, RewardScorer(build_terms(config.reward)))
+    stage = cls(runner, sampler, CHAT, config.rollout.params())
+    return Collector(config, algorithm, stage, RewardScorer(build_terms(config.reward)))
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def open_collectors() -> Iterator[list[Collector]]:
     collectors: list[Collector] = []
     yield collectors
     for collector in collectors:
-        collector.close()
+        collector.stage.close()
     assert not [t for t in threading.enumerate() if t.name == "rollouts"]
 
 
@@ -76,15 +79,15 @@ def tasks(found: Sequence[Experience]) -> list[list[int]]:
 def test_every_update_has_its_own_tasks_and_no_token_is_too_old(
     staleness: int, open_collectors: list[Collector]
 ) -> None:
-    config = settings(f"rollout.max_staleness={staleness}")
+    ahead = settings(f"rollout.max_staleness={staleness}")
     found = {}
-    for cls in (Collector, AsyncCollector):
+    for cls, config in ((InlineStage, settings("rollout.mode=sync")), (ThreadStage, ahead)):
         sampler = VersionedSampler(guessing())
         open_collectors.append(made(cls, config, sampler, default_algorithm("grpo")))
         found[cls] = collect_all(open_collectors[-1], sampler, range(6))
-    assert tasks(found[AsyncCollector]) == tasks(found[Collector])
-    assert len({seed for seeds in tasks(found[AsyncCollector]) for seed in seeds}) == 12
-    for update, experience in enumerate(found[AsyncCollector]):
+    assert tasks(found[ThreadStage]) == tasks(found[InlineStage])
+    assert len({seed for seeds in tasks(found[ThreadStage]) for seed in seeds}) == 12
+    for update, experience in enumerate(found[ThreadStage]):
         versions = {s.policy_version for group in experience.groups for t in group for s in t.steps}
         assert all(0 <= update - version <= staleness for version in versions)
         assert [len(group) for group in experience.groups] == [2, 2]
@@ -108,20 +111,21 @@ class Gate(ScriptedSampler):
 
 def test_the_next_update_is_played_while_nobody_asks_for_it(open_collectors: list[Collector]) -> None:
     sampler = VersionedSampler(guessing())
-    collector = made(AsyncCollector, settings(), sampler, default_algorithm("grpo"))
-    assert isinstance(collector, AsyncCollector)
+    collector = made(ThreadStage, settings(), sampler, default_algorithm("grpo"))
+    stage = collector.stage
+    assert isinstance(stage, ThreadStage)
     open_collectors.append(collector)
     collector.collect(0, {}, {})
-    with collector._changed:  # as long as the trainer learns
-        assert collector._changed.wait_for(lambda: len(collector._done) == 2, 30)
-        assert {update for update, _ in collector._done} == {1}  # and no further
+    with stage._changed:  # as long as the trainer learns
+        assert stage._changed.wait_for(lambda: len(stage._done) == 2, 30)
+        assert {update for update, _ in stage._done} == {1}  # and no further
 
 
 def test_a_turn_is_drawn_from_the_weights_of_its_time(open_collectors: list[Collector]) -> None:
     gate = Gate(free_calls=1)
     sampler = VersionedSampler(gate)
     config = settings("num_updates=1")
-    collector = made(AsyncCollector, config, sampler, default_algorithm("grpo"))
+    collector = made(ThreadStage, config, sampler, default_algorithm("grpo"))
     open_collectors.append(collector)
     found: list[Experience] = []
     waiting = threading.Thread(target=lambda: found.append(collector.collect(0, {}, {})))
@@ -143,13 +147,13 @@ def test_dropped_groups_are_replaced_here_too(open_collectors: list[Collector]) 
     # Who always guesses 3 gives no group with a spread: every round is dropped, and replaced twice.
     algorithm = default_algorithm("dapo", resample_rounds=2)
     found = {}
-    for cls in (Collector, AsyncCollector):
+    for cls, mode in ((InlineStage, "sync"), (ThreadStage, "async")):
         sampler = VersionedSampler(guessing())
-        open_collectors.append(made(cls, settings(), sampler, algorithm))
+        open_collectors.append(made(cls, settings(f"rollout.mode={mode}"), sampler, algorithm))
         found[cls] = collect_all(open_collectors[-1], sampler, range(3))
-    assert [e.num_rounds for e in found[AsyncCollector]] == [3, 3, 3]
-    assert [len(e.kept) for e in found[AsyncCollector]] == [0, 0, 0]
-    assert tasks(found[AsyncCollector]) == tasks(found[Collector])
+    assert [e.num_rounds for e in found[ThreadStage]] == [3, 3, 3]
+    assert [len(e.kept) for e in found[ThreadStage]] == [0, 0, 0]
+    assert tasks(found[ThreadStage]) == tasks(found[InlineStage])
 
 
 def test_what_goes_wrong_in_the_thread_reaches_the_trainer(open_collectors: list[Collector]) -> None:
@@ -157,7 +161,7 @@ def test_what_goes_wrong_in_the_thread_reaches_the_trainer(open_collectors: list
         raise ValueError("no such token")
 
     sampler = VersionedSampler(ScriptedSampler(fail))
-    open_collectors.append(made(AsyncCollector, settings(), sampler, default_algorithm("grpo")))
+    open_collectors.append(made(ThreadStage, settings(), sampler, default_algorithm("grpo")))
     for update in (0, 1):
         with pytest.raises(ValueError, match="no such token"):
             open_collectors[-1].collect(update, {}, {})
@@ -166,9 +170,9 @@ def test_what_goes_wrong_in_the_thread_reaches_the_trainer(open_collectors: list
 def test_closing_gives_up_what_is_under_way() -> None:
     sampler = VersionedSampler(guessing())
     config = settings("rollout.max_staleness=5")
-    collector = made(AsyncCollector, config, sampler, default_algorithm("grpo"))
+    collector = made(ThreadStage, config, sampler, default_algorithm("grpo"))
     collector.collect(0, {}, {})
-    collector.close()
+    collector.stage.close()
     assert not [t for t in threading.enumerate() if t.name == "rollouts"]
 
 

@@ -1,0 +1,95 @@
+"""What each kind of cluster can be set to: one dataclass per kind, chosen by ``cluster.kind``. Defaults: ``conf/``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentgrpo.checks import above, at_least, fields, one_of
+
+SHARDINGS = ("replicated", "fsdp")
+BACKENDS = ("auto", "gloo", "nccl")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """One process."""
+
+    kind: str
+    sharding = "replicated"
+
+
+@dataclass(frozen=True, slots=True)
+class TorchrunSettings:
+    """Learner ranks that torchrun has started, each with environments and a sampler of its own."""
+
+    kind: str
+    sharding: str
+    backend: str
+    timeout: float
+
+    def __post_init__(self) -> None:
+        _check_ranks(self.sharding, self.backend, self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class RaySettings:
+    """Sampler actors and learner ranks that Ray places."""
+
+    kind: str
+    address: str | None
+    samplers: int
+    learners: int
+    sharding: str
+    backend: str
+    timeout: float
+    cpus_per_sampler: float
+    gpus_per_sampler: float
+    cpus_per_learner: float
+    gpus_per_learner: float
+    episodes_per_sampler: int
+    deadline: float
+    max_replacements: int
+
+    def __post_init__(self) -> None:
+        _check_ranks(self.sharding, self.backend, self.timeout)
+        at_least("cluster.samplers", self.samplers, 1)
+        at_least("cluster.learners", self.learners, 1)
+        above("cluster.cpus_per_sampler", self.cpus_per_sampler, 0)
+        at_least("cluster.gpus_per_sampler", self.gpus_per_sampler, 0)
+        above("cluster.cpus_per_learner", self.cpus_per_learner, 0)
+        at_least("cluster.gpus_per_learner", self.gpus_per_learner, 0)
+        at_least("cluster.episodes_per_sampler", self.episodes_per_sampler, 1)
+        above("cluster.deadline", self.deadline, 0)
+        at_least("cluster.max_replacements", self.max_replacements, 0)
+
+
+def _check_ranks(sharding: str, backend: str, timeout: float) -> None:
+    one_of("cluster.sharding", sharding, SHARDINGS)
+    one_of("cluster.backend", backend, BACKENDS)
+    above("cluster.timeout", timeout, 0)
+
+
+ClusterSettings = LocalSettings | TorchrunSettings | RaySettings
+
+_KINDS: dict[str, type[Any]] = {"local": LocalSettings, "torchrun": TorchrunSettings, "ray": RaySettings}
+
+
+def cluster_settings(values: Mapping[str, Any]) -> ClusterSettings:
+    """Checks the keys below ``cluster`` and builds the settings of the kind that they name.
+
+    Raises:
+        ValueError: names the key, what it was given and what is allowed.
+    """
+    kind = values.get("kind")
+    one_of("cluster.kind", kind, tuple(_KINDS))
+    cls = _KINDS[str(kind)]
+    advice = f"A kind of cluster is chosen with its own yaml: cluster={kind}."
+    fields("cluster", f"setting of cluster.kind={kind}", cls, values, advice)
+    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
+    if missing:
+        raise ValueError(f"cluster.kind={kind} needs {', '.join(f'cluster.{key}' for key in missing)}. {advice}")
+    settings: ClusterSettings = cls(**values)
+    return settings
