@@ -16,7 +16,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 DEMO_RUN := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-slow test-suites test-vllm test-browser docs check bench clean
+.PHONY: help demo test lint test-slow test-suites test-vllm test-browser test-cluster docs check bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -26,7 +26,7 @@ demo: $(STAMP) ## install once, then train the built-in agent from the start int
 	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
 
 test: $(STAMP) ## the fast tests, without network
-	@$(BIN)/python -m pytest -m 'not slow and not suites and not vllm and not browser'
+	@$(BIN)/python -m pytest -m 'not slow and not suites and not vllm and not browser and not cluster'
 
 lint: $(STAMP) ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .
@@ -35,7 +35,7 @@ lint: $(STAMP) ## formatting, lint rules and types
 
 test-slow: $(STAMP) ## fetch SmolLM2-135M-Instruct (93 MB, once), then the tests that need it or take minutes
 	@$(BIN)/python scripts/fetch_smollm2.py
-	@$(BIN)/python -m pytest -m 'slow and not suites and not vllm and not browser'
+	@$(BIN)/python -m pytest -m 'slow and not suites and not vllm and not browser and not cluster'
 
 test-suites: $(SUITES) ## install what optional environments need (once), then their tests
 	@$(BIN)/python -m pytest -m 'suites and not vllm'
@@ -45,6 +45,9 @@ test-vllm: $(VLLM_STAMP) ## install vLLM for CPUs into .venv-vllm (2.5 GB, once)
 
 test-browser: $(BROWSER) ## the trajectory browser in Chromium, which must be installed
 	@$(BIN)/python -m pytest -m browser
+
+test-cluster: $(STAMP) ## several processes, under torchrun and on a Ray of this machine
+	@$(BIN)/python -m pytest -m cluster
 
 # Not with --quiet: what is not logged is not counted by --strict.
 docs: $(DOCS) ## the documentation as a site: open site/index.html

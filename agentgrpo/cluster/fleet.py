@@ -71,7 +71,6 @@ class _Sampler:
 
     number: int
     handle: Any
-    since: float
     playing: dict[Key, tuple[Order, float]] = field(default_factory=dict)
     """Orders, and until when each must be played."""
     stats: SamplerStats = field(default_factory=SamplerStats)
@@ -160,7 +159,7 @@ class FleetStage:
     # --- actors ---------------------------------------------------------------------------------------------------
 
     def _opened(self, number: int) -> _Sampler:
-        sampler = _Sampler(number, self._start(number), time.monotonic())
+        sampler = _Sampler(number, self._start(number))
         self._listen(sampler, "finished", sampler.handle.finished.remote())
         return sampler
 
@@ -206,6 +205,7 @@ class FleetStage:
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
+                return
 
     def _handle(self, sampler: _Sampler, call: str, future: Any) -> None:
         error = future.exception()

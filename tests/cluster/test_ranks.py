@@ -1,0 +1,135 @@
+"""Several learner ranks are one learner: same gradients, same runs, checkpoints that any number of them goes on from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_helpers import ROOT, TINY, command, run, torchrun
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.cluster
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recompute", ["keep", "recompute"])
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_gradients_are_those_of_one_rank(sharding: str, recompute: str, size: int, tmp_path: Path) -> None:
+    program = str(ROOT / "tests" / "cluster" / "rank_program.py")
+    done = run(torchrun(size, program, str(tmp_path), sharding, recompute), tmp_path)
+    assert done.returncode == 0, done.stderr
+    everybody = json.loads((tmp_path / "found.json").read_text())
+    assert len(everybody) == size
+    for found in everybody:
+        assert len(found) == 3
+        for name, case in found.items():
+            assert case["difference"] < 1e-6, name
+            for metric, (alone, together) in case["metrics"].items():
+                assert together == pytest.approx(alone, rel=1e-4, abs=1e-6), f"{name}: {metric}"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = run(command("agentgrpo", "train", "run_dir=run", *TINY), folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def same_run(one: Path, other: Path) -> None:
+    """The same episodes, and weights that differ by rounding alone."""
+    first, second = (lines(p / "metrics.jsonl") for p in (one, other))
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        for key in ("update", "rollout/success", "rollout/return_mean", "rollout/turns_mean"):
+            assert a[key] == b[key], key
+        assert b["loss/grad_norm"] == pytest.approx(a["loss/grad_norm"], rel=1e-3)
+    outcomes = [[e["outcomes"] for e in lines(p / "evaluations.jsonl")] for p in (one, other)]
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["cluster=torchrun"],
+        ["cluster=torchrun", "cluster.sharding=fsdp"],
+    ],
+    ids=["replicated", "fsdp"],
+)
+def test_a_run_of_two_ranks_is_the_run_of_one_and_either_goes_on_from_it(
+    options: list[str], alone: Path, tmp_path: Path
+) -> None:
+    done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", *TINY, *options), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished: 3 updates") == 1  # one rank speaks
+    same_run(alone, tmp_path / "run")
+    # One rank goes on from the checkpoint of two, and three from that of one.
+    more = ["train", "run_dir=run", "resume=true"]
+    done = run(command("agentgrpo", *more, "num_updates=4", "cluster=local"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run(torchrun(3, "-m", "agentgrpo", *more, "num_updates=5", *options), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [r["update"] for r in lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    whole = run(command("agentgrpo", "train", "run_dir=whole", *TINY, "num_updates=5", "eval.every=5"), tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    for a, b in zip(*(lines(tmp_path / r / "metrics.jsonl") for r in ("whole", "run")), strict=True):
+        assert a["rollout/success"] == b["rollout/success"]
+        assert b["loss/grad_norm"] == pytest.approx(a["loss/grad_norm"], rel=1e-3)
+
+
+def test_a_sharded_run_with_a_reference_in_half_precision(tmp_path: Path) -> None:
+    options = ["cluster=torchrun", "cluster.sharding=fsdp", "algorithm=grpo", "algorithm.kl_coef=0.1",
+               "algorithm.reference_every=2", "model.precision=bf16", "rollout.mode=async", "checkpoint.keep=1"]  # fmt: skip
+    done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", *TINY, *options), tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [r["update"] for r in records] == [1, 2, 3]
+    assert records[0]["loss/ref_kl"] == pytest.approx(0.0, abs=1e-3)
+    assert records[1]["loss/ref_kl"] > 1e-5
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("update_*")
+    weights = load_file(next(checkpoint.glob("model*.safetensors")))
+    moved = load_file(next((checkpoint / "reference").glob("model*.safetensors")))
+    assert weights.keys() == moved.keys()
+    assert not list(checkpoint.rglob("sharded"))
+    done = run(
+        torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", "resume=true", "num_updates=4", *options[:2]), tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["algorithm=ppo", "cluster.sharding=fsdp"], "has a critic"),
+        (["model.lora.rank=4", "model=hf", "model.path=none", "cluster.sharding=fsdp"], "adapters"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_by_every_rank_at_once(
+    options: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", *TINY, "cluster=torchrun", *options), tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("torch.distributed")[0]
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_rank_that_fails_is_named_at_the_others(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import os\nfrom agentgrpo.envs.key_maze import KeyMazeEnv\n"
+        "class Odd(KeyMazeEnv):\n"
+        "    def reset(self, **kwargs):\n"
+        "        text, info = super().reset(**kwargs)\n"
+        "        return (text + os.urandom(4).hex() if os.environ['RANK'] == '1' else text), info\n"
+    )
+    options = ["env.id=odd:Odd", "env.kwargs={rooms: 2}", "warm_start.episodes=0", *TINY[1:6]]
+    done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", "cluster=torchrun", *options), tmp_path)
+    assert done.returncode != 0
+    assert "Rank 1 of 2 failed" in done.stderr
