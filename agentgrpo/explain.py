@@ -13,6 +13,9 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from agentgrpo import memory, models
+from agentgrpo.cluster.costs import Links, Setup
+from agentgrpo.cluster.plan_words import print_plan
+from agentgrpo.cluster.probe import Record, costs_of_probe
 from agentgrpo.config import TrainConfig, parse
 from agentgrpo.effects import Ignored, contradictions, ignored
 from agentgrpo.memory import MemoryPlan
@@ -41,6 +44,8 @@ class Trial:
     """Distinct tokens of the largest pass."""
     sampled_tokens: int
     """Tokens of an update that the policy wrote."""
+    records: tuple[Record, ...] = ()
+    """Its metrics."""
 
     def seconds(self, c: TrainConfig) -> float:
         """Of the whole run."""
@@ -91,6 +96,37 @@ def expected(ready: Checked, model: PreTrainedModel, trial: Trial) -> MemoryPlan
     )
 
 
+def plan_cluster(
+    console: Console, config: DictConfig, ready: Checked, model: PreTrainedModel, trial: Trial, setup: Setup
+) -> None:
+    """Prints what samplers and learners would do side by side, and other splits of as many processes.
+
+    Tries two updates of another size, too, and of the same one where rollouts went on meanwhile: only one after the
+    other says what each takes.
+
+    Args:
+        trial: of this configuration.
+        setup: the processes that are asked for.
+    Raises:
+        ValueError: the trials do not say what learning takes.
+    """
+    c = ready.config
+    alone = config.copy()
+    alone.rollout.mode = "sync"
+    tried = {c.groups_per_update: trial.records}
+    others = [2 * c.groups_per_update if c.groups_per_update < 4 else c.groups_per_update // 4]
+    others += [c.groups_per_update] if c.rollout.mode == "async" else []
+    for groups in others:
+        console.print(f"trying {_UPDATES} updates of {groups} groups ...", style="dim")
+        other = alone.copy()
+        other.groups_per_update = groups
+        tried[groups] = try_out(other, parse(other)).records
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    size = trained * (2.0 if c.token_sampler.precision == "bf16" else 4.0)
+    costs = costs_of_probe(tried, c, weight_bytes=size, gradient_bytes=4.0 * trained)
+    print_plan(console, costs, Links(), setup)
+
+
 def try_out(config: DictConfig, c: TrainConfig) -> Trial:
     """Runs a shortened copy of the run in a folder of its own, which is removed afterwards."""
     episodes = min(c.warm_start.episodes, _WARM_START)
@@ -123,6 +159,7 @@ def try_out(config: DictConfig, c: TrainConfig) -> Trial:
         micro_batch_tokens=int(max(r.get("loss/micro_batch_tokens", 0) for r in records))
         or min(summary["trained_tokens"] // done, c.optim.micro_batch_tokens),
         sampled_tokens=summary["sampled_tokens"] // done,
+        records=tuple(records),
     )
 
 

@@ -40,6 +40,8 @@ class _StepResult:
     gap_max: float
     micro_batch_tokens: int
     """Distinct tokens of the largest pass."""
+    distinct_tokens: int
+    """Of all passes."""
 
 
 class Learner:
@@ -193,6 +195,7 @@ class Learner:
         metrics["loss/grad_norm"] = sum(s.grad_norm for s in steps) / len(steps)
         metrics["loss/skipped"] = 0.0
         metrics["loss/micro_batch_tokens"] = float(max(s.micro_batch_tokens for s in steps))
+        metrics["loss/distinct_tokens"] = float(sum(s.distinct_tokens for s in steps))
         # The gap is taken where the weights are still those that sampled: the first step.
         metrics["sampler/logprob_gap_mean"] = steps[0].sums["gap"] / steps[0].tokens
         metrics["sampler/logprob_gap_max"] = steps[0].gap_max
@@ -224,11 +227,12 @@ class Learner:
         lr: float,
         with_entropy: bool,
     ) -> _StepResult:
-        total, sums, gap_max, largest = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0, 0
+        total, sums, gap_max, largest, distinct = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0, 0, 0
         for batch in self.pack(items):
             logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
             largest = max(largest, len(batch.layout.token_ids))
+            distinct += len(batch.layout.token_ids)
             with phase("backward"):
                 output.loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
@@ -243,7 +247,7 @@ class Learner:
         with phase("optimizer"):
             norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
             self.follow()
-        return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest)
+        return _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest, distinct)
 
     def _critic_step(
         self, items: Sequence[TokenSequence], algorithm: Algorithm, denominators: Denominators
@@ -263,7 +267,7 @@ class Learner:
         with phase("optimizer"):
             norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
             self.follow()
-        return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0)
+        return _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0, 0)
 
     def _apply(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float | None, setting: str

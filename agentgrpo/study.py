@@ -46,7 +46,9 @@ class Study:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.learning_rates_of) - set(self.environments))
         if unknown:
-            raise ValueError(f"study.learning_rates_of names {', '.join(unknown)}; environments: {list(self.environments)}")
+            raise ValueError(
+                f"study.learning_rates_of names {', '.join(unknown)}; environments: {list(self.environments)}"
+            )
         for rate in self.learning_rates:
             above("study.learning_rates", rate, 0)
         for environment in self.learning_rates_of:
@@ -61,7 +63,9 @@ class Study:
                 raise ValueError(f"study.{name}={values} names one of them twice: it would be one run.")
         for environment, own in self.learning_rates_of.items():
             if not own or len(set(own)) < len(own):
-                raise ValueError(f"study.learning_rates_of.{environment}={own}: one or several different rates, please.")
+                raise ValueError(
+                    f"study.learning_rates_of.{environment}={own}: one or several different rates, please."
+                )
         for name in (*self.environments, *self.variants):
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise ValueError(
