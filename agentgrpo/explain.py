@@ -96,40 +96,40 @@ def expected(ready: Checked, model: PreTrainedModel, trial: Trial) -> MemoryPlan
     )
 
 
-def plan_cluster(
-    console: Console, config: DictConfig, ready: Checked, model: PreTrainedModel, trial: Trial, setup: Setup
-) -> None:
+def plan_cluster(console: Console, config: DictConfig, ready: Checked, model: PreTrainedModel, setup: Setup) -> None:
     """Prints what samplers and learners would do side by side, and other splits of as many processes.
 
-    Tries two updates of another size, too, and of the same one where rollouts went on meanwhile: only one after the
-    other says what each takes.
+    Tries two updates as they are, after the whole warm start, since only a policy that succeeds now and then shows what
+    learning takes; and two of another size, since only two sizes tell what a batch takes from what its turns take.
 
     Args:
-        trial: of this configuration.
         setup: the processes that are asked for.
     Raises:
         ValueError: the trials do not say what learning takes.
     """
     c = ready.config
-    alone = config.copy()
-    alone.rollout.mode = "sync"
-    tried = {c.groups_per_update: trial.records}
-    others = [2 * c.groups_per_update if c.groups_per_update < 4 else c.groups_per_update // 4]
-    others += [c.groups_per_update] if c.rollout.mode == "async" else []
-    for groups in others:
-        console.print(f"trying {_UPDATES} updates of {groups} groups ...", style="dim")
-        other = alone.copy()
+    tried: dict[int, Sequence[Record]] = {}
+    for groups in (c.groups_per_update, c.groups_per_update // 4 if c.groups_per_update >= 4 else 4):
+        as_it_is = groups == c.groups_per_update
+        episodes = c.warm_start.episodes if as_it_is else min(c.warm_start.episodes, _WARM_START)
+        console.print(f"trying {_UPDATES} updates of {groups} groups, {episodes} episodes of warm start", style="dim")
+        other = config.copy()
+        other.rollout.mode = "sync"  # what goes on at the same time cannot be told apart
         other.groups_per_update = groups
-        tried[groups] = try_out(other, parse(other)).records
+        tried[groups] = try_out(other, parse(other), warm_start=episodes).records
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     size = trained * (2.0 if c.token_sampler.precision == "bf16" else 4.0)
     costs = costs_of_probe(tried, c, weight_bytes=size, gradient_bytes=4.0 * trained)
     print_plan(console, costs, Links(), setup)
 
 
-def try_out(config: DictConfig, c: TrainConfig) -> Trial:
-    """Runs a shortened copy of the run in a folder of its own, which is removed afterwards."""
-    episodes = min(c.warm_start.episodes, _WARM_START)
+def try_out(config: DictConfig, c: TrainConfig, *, warm_start: int = _WARM_START) -> Trial:
+    """Runs a shortened copy of the run in a folder of its own, which is removed afterwards.
+
+    Args:
+        warm_start: episodes of imitation at most.
+    """
+    episodes = min(c.warm_start.episodes, warm_start)
     evaluated = min(c.eval.num_tasks, _EVALUATED)
     with tempfile.TemporaryDirectory() as folder:
         short = config.copy()

@@ -34,7 +34,8 @@ def costs_of_probe(
 
     Args:
         trials: records of trials by their ``groups_per_update``; ``rollout.mode=sync``, in one process. One number of
-            groups cannot tell what every round takes from what every turn takes: two or more are needed.
+            groups cannot tell what every round takes from what every turn takes: two or more are needed. How long
+            episodes are, and how much is learnt from them, is that of the run's own number, or else of the largest.
         config: of the run that is planned.
         weight_bytes: that samplers are handed.
         gradient_bytes: that learners exchange.
@@ -51,9 +52,10 @@ def costs_of_probe(
         )
     batch, turn = _affine([_round(g, r, config) for g, r in used])
     tokens = sum(r["loss/distinct_tokens"] for _, r in learning)
-    largest = max(trials)
+    main = config.groups_per_update if config.groups_per_update in trials else max(trials)
+    own = [r for g, r in used if g == main]
     steps = config.optim.epochs * min(config.optim.minibatches, config.groups_per_update * config.group_size)
-    longest = _mean([r["rollout/longest_turns_mean"] for _, r in used])
+    longest = _mean([r["rollout/longest_turns_mean"] for r in own])
     return Costs(
         batch_seconds=batch,
         turn_seconds=turn,
@@ -61,14 +63,14 @@ def costs_of_probe(
         execution=_execution(config),
         workers=_workers(config),
         continuous=_continuous(config),
-        turns=_mean([r["rollout/turns_mean"] for _, r in used]),
+        turns=_mean([r["rollout/turns_mean"] for r in own]),
         longest_turns=longest,
-        turns_spread=_mean([r["rollout/longest_turns_std"] for _, r in used]) / longest,
+        turns_spread=_mean([r["rollout/longest_turns_std"] for r in own]) / longest,
         group_size=config.group_size,
         groups_per_update=config.groups_per_update,
         group_seconds=sum(_around(r) for _, r in used) / sum(g for g, _ in used),
         token_seconds=sum(r.get("time/forward", 0.0) + r.get("time/backward", 0.0) for _, r in learning) / tokens,
-        tokens_per_group=_mean([r.get("loss/distinct_tokens", 0.0) / g for g, r in used if g == largest]),
+        tokens_per_group=_mean([r.get("loss/distinct_tokens", 0.0) / main for r in own]),
         optimizer_seconds=_mean([r["time/optimizer"] for _, r in learning]) / steps,
         optimizer_steps=steps,
         micro_batch_tokens=config.optim.micro_batch_tokens,
@@ -109,10 +111,8 @@ def _round(groups: int, r: Record, config: TrainConfig) -> tuple[float, float]:
 def _answer(groups: int, r: Record, config: TrainConfig) -> float:
     """Seconds of an environment for a turn, its resets spread over the turns where they come one after the other."""
     if _execution(config) == "inline":
-        total: float = r.get("time/environments", 0.0) / (groups * config.group_size * r["rollout/turns_mean"])
-        return total
-    call: float = r["time/environment_call"]
-    return call
+        return float(r.get("time/environments", 0.0) / (groups * config.group_size * r["rollout/turns_mean"]))
+    return float(r["time/environment_call"])
 
 
 def _execution(config: TrainConfig) -> str:
@@ -131,13 +131,14 @@ def _continuous(config: TrainConfig) -> bool:
 
 def _around(r: Record) -> float:
     """Seconds of an update that are no model arithmetic."""
-    arithmetic = sum(r.get(f"time/{name}", 0.0) for name in ("forward", "backward", "optimizer"))
-    return max(0.0, r["time/update"] - arithmetic)
+    arithmetic = sum(float(r.get(f"time/{name}", 0.0)) for name in ("forward", "backward", "optimizer"))
+    return max(0.0, float(r["time/update"]) - arithmetic)
 
 
 def _cores(records: Sequence[tuple[int, Record]], name: str) -> float:
-    seconds = sum(r[f"time/{name}"] for _, r in records)
-    return max(0.01, sum(r[f"time/{name}_cpu"] for _, r in records) / seconds)
+    """Cores that are busy on average; on a machine that others use, too, less than there would be."""
+    seconds = sum(float(r[f"time/{name}"]) for _, r in records)
+    return max(0.01, sum(float(r[f"time/{name}_cpu"]) for _, r in records) / seconds)
 
 
 def _affine(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
