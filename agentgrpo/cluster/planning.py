@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -114,11 +114,18 @@ def even_sync_seconds(costs: Costs, links: Links, setup: Setup) -> float:
 
 
 def forecast(costs: Costs, links: Links, setup: Setup, *, updates: int = 16, seed: int = 0) -> Forecast:
-    """Simulates so many updates after a few that fill the queues; the same seed gives the same."""
-    run = _Simulation(costs, links, setup, seed)
-    run.until(2 + setup.staleness)
+    """Simulates so many updates, or some more, after a few that fill the queues; the same seed gives the same.
+
+    Updates that are under way together may end together, too, so that whole rounds of them are counted.
+    """
+    together = 1 + setup.staleness
+    updates = together * math.ceil(updates / together)
+    # Of more samplers than there are groups under way some never get one, and need not be simulated.
+    used = min(setup.samplers, together * costs.groups_per_update)
+    run = _Simulation(costs, links, replace(setup, samplers=used), seed)
+    run.until(2 * together)
     started, played, learnt = run.now, run.played(), run.learnt
-    run.until(2 + setup.staleness + updates)
+    run.until(2 * together + updates)
     seconds = run.now - started
     playing = (run.played() - played) / setup.samplers / updates
     learning = (run.learnt - learnt) / updates
@@ -159,6 +166,8 @@ class _Sampler:
     """Of the end that is expected; others are out of date."""
     played: float = 0.0
     """Seconds with groups under way."""
+    offered: int = -1
+    """Groups that it had when it was last offered for more, and has not been dealt one since; -1: not offered."""
 
     @property
     def playing(self) -> bool:
@@ -174,7 +183,7 @@ class _Simulation:
         ]
         self._samplers = [_Sampler() for _ in range(setup.samplers)]
         self._num_playing = 0
-        self._room = [(0, j) for j in range(setup.samplers)]
+        self._room: list[tuple[int, int]] = []
         """A heap: groups under way, sampler; entries that are out of date are dropped when they come up."""
         self._queue: deque[tuple[int, float]] = deque()
         self._left: dict[int, int] = {}
@@ -193,6 +202,8 @@ class _Simulation:
         self.now = 0.0
         self.learnt = 0.0
         """Seconds of learning so far."""
+        for j in range(setup.samplers):
+            self._offer(j)
         for coming in range(1 + setup.staleness):
             self._order(coming)
         self._settle(self._deal())
@@ -254,8 +265,11 @@ class _Simulation:
             update, rounds = self._queue[0]
             under_way, j = heapq.heappop(self._room)
             s = self._samplers[j]
-            if s.loading or under_way != len(s.goals) or s.version < update - self._setup.staleness:
-                continue  # it is offered again when that changes
+            if under_way != s.offered:
+                continue  # it has been offered anew since
+            s.offered = -1
+            if s.loading or s.version < update - self._setup.staleness:
+                continue  # it is offered again when it has its weights
             self._queue.popleft()
             self._advance(j)
             self._num_playing += not s.goals
@@ -265,8 +279,10 @@ class _Simulation:
         return dealt
 
     def _offer(self, j: int) -> None:
-        under_way = len(self._samplers[j].goals)
-        if under_way < self._setup.groups_per_sampler:
+        s = self._samplers[j]
+        under_way = len(s.goals)
+        if under_way < self._setup.groups_per_sampler and under_way != s.offered:
+            s.offered = under_way
             heapq.heappush(self._room, (under_way, j))
 
     def _groups_end(self, j: int) -> None:
@@ -314,6 +330,8 @@ class _Simulation:
 
     def _advance(self, j: int) -> None:
         s = self._samplers[j]
+        if s.since == self.now:
+            return
         seconds = self.now - s.since
         s.had += seconds * s.rate
         s.played += seconds if s.rate else 0.0

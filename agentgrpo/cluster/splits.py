@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from agentgrpo.cluster.costs import Costs, Links, Setup
 from agentgrpo.cluster.planning import Forecast, forecast
 
-_MOST_TRIED = 14
+_MOST_TRIED = 8
 """Splits that are tried over the whole range, and again around the best of them."""
+_EQUAL = 0.01
+"""Share of an update by which splits may differ and count as equally fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,10 @@ def splits(costs: Costs, links: Links, setup: Setup, devices: Devices, *, update
 
 
 def best(tried: list[Split]) -> Split:
-    """The fastest; of equally fast ones the first."""
-    return min(tried, key=lambda split: split.forecast.update_seconds)
+    """The one with the fewest learners among those that are not clearly slower than the fastest."""
+    fastest = min(split.forecast.update_seconds for split in tried)
+    near = [split for split in tried if split.forecast.update_seconds <= (1 + _EQUAL) * fastest]
+    return min(near, key=lambda split: split.setup.learners)
 
 
 def _spread(low: int, high: int) -> Iterator[int]:
