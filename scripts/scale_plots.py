@@ -38,13 +38,12 @@ PAGE = ROOT / "docs" / "scale.md"
 IMAGES = ROOT / "docs" / "images"
 
 GPUS = (8, 64, 512, 4096)
-CURVE = (8, 32, 64, 128, 512, 1024, 4096)
 WAYS = {
     "broadcast": "InfiniBand, in a chain",
     "one port": "InfiniBand, one machine after the other",
     "ethernet": "Ethernet, one machine after the other",
 }
-_HANDED = 512
+_HANDED = 64
 """GPUs that the throughput with other ways of the weights is compared at."""
 _COLOURS = ("tab:blue", "tab:orange")
 
@@ -137,7 +136,7 @@ def plans_table(models: Sequence[Model] = MODELS, gpus: Sequence[int] = GPUS) ->
 def wider_table() -> list[str]:
     """What it takes to use 4,096 GPUs."""
     lines = ["| groups an update | sync | 1 update ahead | 4 updates ahead |", "|---|---|---|---|"]
-    for groups in (1024, 4096):
+    for groups in (1024, 2048):
         found = [planned(MODELS[0], WORKLOADS[1], GPUS[-1], ahead, groups=groups) for ahead in (0, 1, 4)]
         cells = [f"{episodes_per_second(s):,.0f} episodes/s, {s.forecast.sampler_idle:.0%} idle" for s in found if s]
         lines.append(f"| {groups:,} | {' | '.join(cells)} |")
@@ -185,7 +184,7 @@ def with_tables(page: str) -> str:
 
 
 def _curve(model: Model, work: Workload, staleness: int) -> list[tuple[int, Split]]:
-    found = [(n, planned(model, work, n, staleness)) for n in CURVE]
+    found = [(n, planned(model, work, n, staleness)) for n in GPUS]
     return [(n, split) for n, split in found if split is not None]
 
 
@@ -239,11 +238,11 @@ def draw_hand_over() -> None:
     """Seconds until the last sampler has its weights."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
     for axis, model in zip(axes, MODELS, strict=True):
-        samplers = [n // model.sampler_gpus for n in CURVE]
+        samplers = [n // model.sampler_gpus for n in GPUS]
         for way, name in WAYS.items():
             axis.loglog(samplers, [hand_over(model, n, way) for n in samplers], marker="o", markersize=4, label=name)
         axis.set(title=f"{model.name}, {model.weight_bytes / 1e9:.0f} GB", xlabel="samplers")
-        ticks = samplers[::3]
+        ticks = samplers
         axis.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
