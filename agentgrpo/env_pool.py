@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from agentgrpo import timing
 from agentgrpo.config import EnvConfig
 from agentgrpo.deadline import DeadlineRunner, Failure
 from agentgrpo.environments import Env, attribute, make_env
@@ -83,6 +84,7 @@ class EnvPools:
 
     def submit(self, name: str, tag: Any, call: Callable[[], Any], env: Env) -> None:
         """Takes a call on an environment; :meth:`finished` hands out the tag with its result."""
+        call = timing.environment_calls.timed(call)
         if self._configs[name].execution == "inline":
             self._inline.append((tag, call))
         else:

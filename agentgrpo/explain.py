@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from agentgrpo import memory, models
+from agentgrpo.cluster.costs import Links, Setup
+from agentgrpo.cluster.plan_words import print_plan
+from agentgrpo.cluster.probe import Record, costs_of_probe
+from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import TrainConfig, parse
 from agentgrpo.effects import Ignored, contradictions, ignored
 from agentgrpo.memory import MemoryPlan
@@ -41,6 +46,8 @@ class Trial:
     """Distinct tokens of the largest pass."""
     sampled_tokens: int
     """Tokens of an update that the policy wrote."""
+    records: tuple[Record, ...] = ()
+    """Its metrics."""
 
     def seconds(self, c: TrainConfig) -> float:
         """Of the whole run."""
@@ -67,6 +74,9 @@ def explain_command(config: DictConfig, overrides: Sequence[str]) -> int:
         trial = try_out(config, c)
         _print_time(console, c, trial)
         _print_memory(console, expected(ready, model, trial), most)
+        if isinstance(c.cluster_settings, RaySettings):
+            console.print()
+            plan_cluster(console, config, ready, model, setup_of(c.cluster_settings, c))
     else:
         _print_memory(console, None, most)
     _print_ignored(console, ignored(c, ready.algorithm), overrides)
@@ -91,9 +101,55 @@ def expected(ready: Checked, model: PreTrainedModel, trial: Trial) -> MemoryPlan
     )
 
 
-def try_out(config: DictConfig, c: TrainConfig) -> Trial:
-    """Runs a shortened copy of the run in a folder of its own, which is removed afterwards."""
-    episodes = min(c.warm_start.episodes, _WARM_START)
+def plan_cluster(console: Console, config: DictConfig, ready: Checked, model: PreTrainedModel, setup: Setup) -> None:
+    """Prints what samplers and learners would do side by side, and other splits of as many processes.
+
+    Tries two updates as they are, after the whole warm start, since only a policy that succeeds now and then shows what
+    learning takes; and two of another size, since only two sizes tell what a batch takes from what its turns take.
+
+    Args:
+        setup: the processes that are asked for.
+    Raises:
+        ValueError: the trials do not say what learning takes.
+    """
+    c = ready.config
+    tried: dict[int, Sequence[Record]] = {}
+    for groups in (c.groups_per_update, c.groups_per_update // 4 if c.groups_per_update >= 4 else 4):
+        as_it_is = groups == c.groups_per_update
+        episodes = c.warm_start.episodes if as_it_is else min(c.warm_start.episodes, _WARM_START)
+        console.print(f"trying {_UPDATES} updates of {groups} groups, {episodes} episodes of warm start", style="dim")
+        other = config.copy()
+        other.rollout.mode = "sync"  # what goes on at the same time cannot be told apart
+        other.groups_per_update = groups
+        tried[groups] = try_out(other, parse(other), warm_start=episodes).records
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    size = trained * (2.0 if c.token_sampler.precision == "bf16" else 4.0)
+    costs = costs_of_probe(tried, c, weight_bytes=size, gradient_bytes=4.0 * trained)
+    print_plan(console, costs, Links(), setup)
+
+
+def setup_of(settings: RaySettings, c: TrainConfig) -> Setup:
+    """The processes that a configuration asks for. Without an address all of them share this machine's cores."""
+    return Setup(
+        samplers=settings.samplers,
+        learners=settings.learners,
+        groups_per_sampler=max(1, settings.episodes_per_sampler // c.group_size),
+        mode=c.rollout.mode,
+        max_staleness=c.rollout.max_staleness,
+        sharding=settings.sharding,
+        cores=None if settings.address else float(os.cpu_count() or 1),
+        cpus_per_sampler=settings.cpus_per_sampler,
+        cpus_per_learner=settings.cpus_per_learner,
+    )
+
+
+def try_out(config: DictConfig, c: TrainConfig, *, warm_start: int = _WARM_START) -> Trial:
+    """Runs a shortened copy of the run in a folder of its own, which is removed afterwards.
+
+    Args:
+        warm_start: episodes of imitation at most.
+    """
+    episodes = min(c.warm_start.episodes, warm_start)
     evaluated = min(c.eval.num_tasks, _EVALUATED)
     with tempfile.TemporaryDirectory() as folder:
         short = config.copy()
@@ -110,6 +166,7 @@ def try_out(config: DictConfig, c: TrainConfig) -> Trial:
         }
         for key, value in changes.items():
             OmegaConf.update(short, key, value)
+        short.cluster = {"kind": "local"}
         trainer = Trainer(short, Console(quiet=True))
         summary = trainer.run()
         records = trainer.folder.records("metrics")
@@ -123,6 +180,7 @@ def try_out(config: DictConfig, c: TrainConfig) -> Trial:
         micro_batch_tokens=int(max(r.get("loss/micro_batch_tokens", 0) for r in records))
         or min(summary["trained_tokens"] // done, c.optim.micro_batch_tokens),
         sampled_tokens=summary["sampled_tokens"] // done,
+        records=tuple(records),
     )
 
 

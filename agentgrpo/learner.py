@@ -42,6 +42,8 @@ class _StepResult:
     gap_max: float
     micro_batch_tokens: int
     """Distinct tokens of the largest pass."""
+    distinct_tokens: int
+    """Of all passes."""
 
 
 class Learner:
@@ -214,6 +216,7 @@ class Learner:
         metrics["loss/grad_norm"] = sum(s.grad_norm for s in steps) / len(steps)
         metrics["loss/skipped"] = 0.0
         metrics["loss/micro_batch_tokens"] = float(max(s.micro_batch_tokens for s in steps))
+        metrics["loss/distinct_tokens"] = float(sum(s.distinct_tokens for s in steps))
         # The gap is taken where the weights are still those that sampled: the first step.
         metrics["sampler/logprob_gap_mean"] = steps[0].sums["gap"] / steps[0].tokens
         metrics["sampler/logprob_gap_max"] = steps[0].gap_max
@@ -245,7 +248,7 @@ class Learner:
         lr: float,
         with_entropy: bool,
     ) -> _StepResult:
-        total, sums, gap_max, largest = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0, 0
+        total, sums, gap_max, largest, distinct = 0.0, {"gap": 0.0, "loss/entropy": 0.0}, 0.0, 0, 0
         for batch, counts in self._batches([items[i] for i in self._share(items)], items):
             logprobs, entropy = self._forward(batch, self.computing, with_entropy)
             output = loss(logprobs, batch, denominators, entropy)
@@ -254,6 +257,7 @@ class Learner:
             if not counts:
                 continue
             largest = max(largest, len(batch.layout.token_ids))
+            distinct += len(batch.layout.token_ids)
             with torch.no_grad():
                 total += float(output.loss)
                 gap = torch.where(batch.action_mask, (logprobs - batch.sampler_logprobs).abs(), 0.0)
@@ -264,7 +268,7 @@ class Learner:
                 for name, value in output.sums.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         norm = self._apply(self.model, self.optimizer, lr, "optim.lr")
-        mine = _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest)
+        mine = _StepResult(total, sums, sum(len(s.action_index) for s in items), norm, gap_max, largest, distinct)
         with phase("ranks"):
             return _together(self._ranks.gather(lambda: mine))
 
@@ -284,7 +288,7 @@ class Learner:
             total += float(loss.detach())
             spread += float(torch.where(batch.action_mask, (values - batch.returns).abs(), 0.0).sum().detach())
         norm = self._apply(self.critic, self.critic_optimizer, None, "algorithm.critic_lr")
-        mine = _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0)
+        mine = _StepResult(total, {"error": spread}, denominators.tokens, norm, 0.0, 0, 0)
         with phase("ranks"):
             return _together(self._ranks.gather(lambda: mine))
 
@@ -415,6 +419,7 @@ def _together(parts: Sequence[_StepResult]) -> _StepResult:
         sums={name: sum(part.sums.get(name, 0.0) for part in parts) for name in names},
         gap_max=max(part.gap_max for part in parts),
         micro_batch_tokens=max(part.micro_batch_tokens for part in parts),
+        distinct_tokens=sum(part.distinct_tokens for part in parts),
     )
 
 

@@ -125,7 +125,10 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         else:
             kinds["other"] += 1
     shares = {kind: kinds[kind] / max(len(groups), 1) for kind in ("all_success", "all_failure", "other")}
+    longest = [max((len(t.steps) for t in group), default=0) for group in groups]
     return {
+        "rollout/longest_turns_mean": _mean(longest),
+        "rollout/longest_turns_std": statistics.pstdev(longest) if longest else 0.0,
         "rollout/group_return_std_mean": _mean(spreads),
         "rollout/zero_variance_share": sum(shares.values()),
     } | {f"rollout/zero_variance_{kind}_share": share for kind, share in shares.items()}

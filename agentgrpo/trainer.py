@@ -218,13 +218,14 @@ class Trainer:
     def _one_update(self) -> None:
         c = self.config
         logging = timing.take().get("logging", 0.0)  # of the update before: this one's comes after its record
-        started = time.monotonic()
+        timing.environment_calls.take_mean()  # evaluations make such calls, too
+        started, started_cpu = time.monotonic(), time.process_time()
         stats = replace(self.stage.stats)
         self.stage.sync(self.learner.computing, self.update)
         experience = self.collector.collect(self.update, self.algorithm_state, self.curriculum_state)
         self.stage.rest()
         self.curriculum_state = self.collector.curriculum.measured(self.curriculum_state, experience.groups)
-        collected = time.monotonic()
+        collected, collected_cpu = time.monotonic(), time.process_time()
         groups = annotate(experience.kept, self.algorithm, self.learner)
         with phase("advantages"):
             credit = worth(groups, self.algorithm)
@@ -243,7 +244,7 @@ class Trainer:
         self.algorithm_state = self.algorithm.next_state(self.algorithm_state, experience.groups)
         if self.algorithm.reference_every and (self.update + 1) % self.algorithm.reference_every == 0:
             self.learner.move_reference(self.algorithm.reference_mix)
-        ended = time.monotonic()
+        ended, ended_cpu = time.monotonic(), time.process_time()
 
         steps = [step for group in experience.groups for trajectory in group for step in trajectory.steps]
         sampled = sum(step.num_policy_tokens for step in steps)
@@ -253,6 +254,9 @@ class Trainer:
         metrics |= {
             "time/rollout": collected - started,
             "time/update": ended - collected,
+            "time/environment_call": timing.environment_calls.take_mean(),
+            "time/rollout_cpu": collected_cpu - started_cpu,
+            "time/update_cpu": ended_cpu - collected_cpu,
             "sampler/tokens_per_second": sampled / sampling,
             **timing.metrics(phases, ended - started + logging),
         }

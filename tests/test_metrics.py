@@ -62,3 +62,9 @@ def test_a_round_in_which_everything_crashed_gives_numbers() -> None:
     metrics = rollout_metrics([Group((CRASHED, CRASHED))])
     assert all(value == pytest.approx(value) for value in metrics.values())
     assert metrics["rollout/zero_variance_all_success_share"] == 0.0
+
+
+def test_the_longest_episode_of_each_group() -> None:
+    metrics = rollout_metrics([Group((WON, LOST)), Group((LOST, LOST))])  # of 2 and 1 turns
+    assert metrics["rollout/longest_turns_mean"] == 1.5
+    assert metrics["rollout/longest_turns_std"] == 0.5

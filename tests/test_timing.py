@@ -1,5 +1,7 @@
 """Phases of an update: what is counted where."""
 
+import threading
+
 import pytest
 
 from agentgrpo import timing
@@ -38,3 +40,13 @@ def test_share_of_everything_but_model_arithmetic() -> None:
     found = timing.metrics({"sampling": 2.0, "backward": 4.0, "packing": 1.0}, total=8.0)
     assert found["time/other_share"] == 0.25
     assert found["time/packing"] == 1.0
+
+
+def test_calls_of_all_threads_make_one_mean_that_is_taken_once() -> None:
+    calls = timing.Calls()
+    calls.timed(lambda: None)()  # one second
+    thread = threading.Thread(target=calls.timed(lambda: timing.time.perf_counter()))  # looks thrice: two seconds
+    thread.start()
+    thread.join()
+    assert calls.take_mean() == 1.5
+    assert calls.take_mean() == 0.0
