@@ -25,7 +25,7 @@ from agentgrpo.checks import did_you_mean
 from agentgrpo.run_folder import RunFolder
 
 CONFIG_MODULE = "agentgrpo.conf"
-GROUPS = ("env", "algorithm", "reward", "model", "sampler", "experiment")
+GROUPS = ("env", "algorithm", "reward", "model", "sampler", "cluster", "experiment")
 """What a run is composed of."""
 _CHOSEN = (*GROUPS, "study")
 _CONF = Path(__file__).resolve().parent / "conf"
