@@ -190,6 +190,19 @@ def _check(words: list[str]) -> None:
                 raise ValueError(f"there is no {archive}")
         case ["tensorboard", "--logdir", _] | ["vllm", "serve", _]:
             pass
+        case ["torchrun", *rest]:
+            _torchrun(rest)
+        case ["ray", command, *rest]:
+            _ray(command, rest)
+        case ["sbatch", *rest]:
+            _sbatch(rest)
+        case ["docker", "build", *rest]:
+            _docker_build(rest)
+        case ["kubectl", "apply", "-f", path]:
+            if not (ROOT / path).is_file():
+                raise ValueError(f"there is no {path}")
+        case ["kubectl", "get" | "logs" | "delete" | "cp" | "wait", *_] | ["scancel" | "squeue", *_]:
+            pass
         case ["mkdir", "-p", *names] | ["touch", *names]:
             if any(Path(name).is_absolute() or ".." in name for name in names):
                 raise ValueError("a page makes folders and files where the reader is, and nowhere else")
@@ -306,6 +319,66 @@ def _pip(words: list[str]) -> None:
             raise ValueError(f"{word} is not what constraints.txt has")
         if before == "-c" and not (ROOT / word).is_file():
             raise ValueError(f"there is no {word}")
+
+
+# --- many machines ---------------------------------------------------------------------------------------------------
+
+RAY_OPTIONS = {
+    "start": {"--head", "--address", "--port", "--num-cpus", "--num-gpus", "--disable-usage-stats", "--block"},
+    "stop": set(),
+    "status": {"--address"},
+    "health-check": {"--address"},
+    "get-auth-token": {"--generate"},
+}
+"""Those of Ray's command line that pages and scripts use; a test compares them with Ray itself."""
+
+
+def _torchrun(words: list[str]) -> None:
+    from torch.distributed.run import get_args_parser  # loads PyTorch's distributed part, which other pages do without
+
+    parser = get_args_parser()
+    parser.error = _Parser.error.__get__(parser)
+    given = parser.parse_args(words)
+    if not given.module or given.training_script != "agentgrpo":
+        raise ValueError("torchrun starts `-m agentgrpo train ...`")
+    _agentgrpo(given.training_script_args)
+
+
+def _ray(command: str, words: list[str]) -> None:
+    if command not in RAY_OPTIONS:
+        raise ValueError(f"no check knows ray {command}")
+    unknown = {word.split("=")[0] for word in words if word.startswith("--")} - RAY_OPTIONS[command]
+    if unknown:
+        raise ValueError(f"ray {command} has no {', '.join(sorted(unknown))}")
+
+
+def _sbatch(words: list[str]) -> None:
+    rest = [word for word in words if not word.startswith("--")]
+    if not rest or not (ROOT / rest[0]).is_file():
+        raise ValueError(f"there is no {rest[0] if rest else 'script'}")
+    if len(rest) < 2 or "=" in rest[1]:
+        raise ValueError("the scripts take the run's folder before settings")
+    kind = Path(rest[0]).stem
+    _train([f"cluster={kind}", f"run_dir={rest[1]}", *rest[2:]])
+
+
+def _docker_build(words: list[str]) -> None:
+    parser = _Parser()
+    parser.add_argument("context")
+    parser.add_argument("-f", required=True)
+    parser.add_argument("-t", required=True)
+    parser.add_argument("--build-arg", action="append", default=[])
+    given = parser.parse_args(words)
+    if not (ROOT / given.f).is_file():
+        raise ValueError(f"there is no {given.f}")
+    known = re.findall(r"^ARG (\w+)", (ROOT / given.f).read_text(), re.MULTILINE)
+    for name, _, value in (pair.partition("=") for pair in given.build_arg):
+        if name not in known:
+            raise ValueError(f"{given.f} has no ARG {name}")
+        if name == "EXTRAS":
+            _pip([f".[{value}]"])
+        if name == "CONSTRAINTS" and value != "/dev/null":
+            _pip(["-c", value])
 
 
 # --- settings in sentences ------------------------------------------------------------------------------------------
