@@ -256,7 +256,6 @@ class TrainConfig:
     reward: dict[str, Any]
     model: ModelConfig
     sampler: dict[str, Any]
-    cluster: dict[str, Any]
     seed: int
     num_updates: int
     groups_per_update: int

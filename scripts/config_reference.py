@@ -24,6 +24,7 @@ import yaml
 
 from agentgrpo import config as configs
 from agentgrpo.algorithm import Algorithm
+from agentgrpo.cluster import settings as clusters
 from agentgrpo.composing import choices
 from agentgrpo.envs import ENV_IDS
 from agentgrpo.registry import algorithm_class
@@ -227,7 +228,7 @@ def escaped(text: str) -> str:
 
 def page() -> str:
     """All of it."""
-    parts = [INTRODUCTION, *_run(), *_algorithms(), *_rewards(), *_models(), *_samplers(), *_envs(), *_commands()]
+    parts = [INTRODUCTION, *_run(), *_algorithms(), *_rewards(), *_models(), *_samplers(), *_clusters(), *_envs(), *_commands()]
     return "\n".join(parts)
 
 
@@ -315,6 +316,16 @@ def _models() -> Iterator[str]:
     yield "### model.lora\n"
     yield heading(CONF / "model" / "_lora.yaml") + "\n"
     yield settings_table(adapters, configs.ModelConfig, "model.", nested=True)
+
+
+def _clusters() -> Iterator[str]:
+    yield "## Clusters: `cluster=`\n"
+    yield "Where the processes of a run are: [several processes, several machines](cluster.md).\n"
+    for name in _choices("cluster"):
+        settings = [s for s in read(CONF / "cluster" / f"{name}.yaml") if s.key != "kind"]
+        if settings:
+            yield f"### `cluster={name}`\n"
+            yield settings_table(settings, clusters._KINDS[name], "cluster.")
 
 
 def _samplers() -> Iterator[str]:

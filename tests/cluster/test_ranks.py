@@ -1,4 +1,4 @@
-"""Several learner ranks are one learner: same gradients, same runs, checkpoints that any number of them goes on from."""
+"""Several learner ranks are one learner: same gradients, same runs, checkpoints that any number goes on from."""
 
 from __future__ import annotations
 
@@ -85,8 +85,10 @@ def test_a_run_of_two_ranks_is_the_run_of_one_and_either_goes_on_from_it(
 
 
 def test_a_sharded_run_with_a_reference_in_half_precision(tmp_path: Path) -> None:
-    options = ["cluster=torchrun", "cluster.sharding=fsdp", "algorithm=grpo", "algorithm.kl_coef=0.1",
-               "algorithm.reference_every=2", "model.precision=bf16", "rollout.mode=async", "checkpoint.keep=1"]  # fmt: skip
+    options = [
+        "cluster=torchrun", "cluster.sharding=fsdp", "algorithm=grpo", "algorithm.kl_coef=0.1",
+        "algorithm.reference_every=2", "model.precision=bf16", "rollout.mode=async", "checkpoint.keep=1",
+    ]  # fmt: skip
     done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", *TINY, *options), tmp_path)
     assert done.returncode == 0, done.stderr
     records = lines(tmp_path / "run" / "metrics.jsonl")
