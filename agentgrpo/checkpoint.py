@@ -181,8 +181,9 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, nam
         for entry in file.keys():  # noqa: SIM118 - it is no mapping
             index, _, key = entry.partition(".")
             value, weight = file.get_tensor(entry), weights[int(index)]
-            # Step counts are no tensors of the weight's shape: every rank has them.
-            state.setdefault(int(index), {})[key] = sharding.part_of(value, weight) if value.dim() else value
+            # A step count has not the weight's shape, and every rank has it whole.
+            part = sharding.part_of(value, weight) if value.shape == weight.shape else value.reshape(())
+            state.setdefault(int(index), {})[key] = part
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agentgrpo.cluster import ranks
+from agentgrpo.cluster.errors import ClusterError
 from agentgrpo.cluster.settings import RaySettings, TorchrunSettings
 from agentgrpo.config import parse
 from agentgrpo.place import RanksPlace
@@ -29,6 +30,13 @@ def launch(config: DictConfig, console: Console | None = None) -> dict[str, Any]
         joined = ranks.from_environment(settings.backend, settings.timeout)
         try:
             return Trainer(config, console, RanksPlace(joined, settings.sharding)).run()
+        except RuntimeError as error:
+            if not ranks.says_lost(error):
+                raise
+            raise ClusterError(
+                "Another rank is gone; what it printed says why. What was learned since the last checkpoint is learned "
+                f"again: torchrun ... -m agentgrpo train run_dir={config.run_dir} resume=true"
+            ) from error
         finally:
             ranks.leave()
     return Trainer(config, console).run()

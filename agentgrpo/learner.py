@@ -343,11 +343,10 @@ class Learner:
         computes something that does not count.
         """
         batches = self.pack(mine)
+        missing = max(self._ranks.gather(lambda: len(batches))) - len(batches) if self._sharded else 0
+        idle = self.pack(items[:1]) * missing if missing else []
         yield from ((batch, True) for batch in batches)
-        if self._sharded:
-            most = max(self._ranks.gather(lambda: len(batches)))
-            idle = self.pack(items[:1]) if most > len(batches) else []
-            yield from ((batch, False) for batch in idle * (most - len(batches)))
+        yield from ((batch, False) for batch in idle)
 
     @torch.no_grad()
     def columns(self, items: Sequence[TokenSequence], function: Callable[[Batch], Tensor]) -> list[list[float]]:

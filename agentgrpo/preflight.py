@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agentgrpo import environments, lora, models
 from agentgrpo.algorithm import Algorithm, RunFacts
+from agentgrpo.cluster.settings import check as check_cluster
 from agentgrpo.config import TrainConfig, build_algorithm
 from agentgrpo.evaluation import Panel, make_panel
 from agentgrpo.rewards import RewardScorer, build_terms
@@ -42,4 +43,10 @@ def checked(config: TrainConfig) -> Checked:
     lora.check_algorithm(config.model, algorithm)
     models.check(config.model)
     check_sampler(config)
+    check_cluster(
+        config.cluster_settings,
+        has_critic=algorithm.critic_rate is not None,
+        has_adapters=config.model.lora.rank > 0,
+        sampler=config.sampler_settings.kind,
+    )
     return Checked(config, algorithm, ignored, scorer, make_panel(config.environments, config.eval.num_tasks))

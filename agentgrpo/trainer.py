@@ -62,19 +62,19 @@ class Trainer:
     """
 
     def __init__(self, config: DictConfig, console: Console | None = None, place: Place | None = None) -> None:
-        ready = checked(parse(config))
+        self.place = Place() if place is None else place
+        self.ranks = self.place.ranks
+        ready = self.ranks.at_each(lambda: checked(parse(config)))
         c = self.config = ready.config
         self.algorithm, self.ignored, self.scorer, self.panel = (
             ready.algorithm, ready.ignored, ready.scorer, ready.panel
         )  # fmt: skip
-        self.place = Place() if place is None else place
-        self.ranks = self.place.ranks
         facts = facts_of(config, self.algorithm) if c.doctor else None
         self.journal = FolderJournal(c, facts, console or Console()) if self.ranks.first else Journal()
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep, self.ranks)
         checkpoint = self._last_checkpoint()
-        self.policy: Policy = make_policy(c, checkpoint.folder if checkpoint else None)
+        self.policy: Policy = self.ranks.at_each(lambda: make_policy(c, checkpoint.folder if checkpoint else None))
         if c.memory_gb is not None:
             memory.plan(c, self.policy.model, self.algorithm).check(c.memory_gb)
         if not c.resume:

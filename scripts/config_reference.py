@@ -228,7 +228,8 @@ def escaped(text: str) -> str:
 
 def page() -> str:
     """All of it."""
-    parts = [INTRODUCTION, *_run(), *_algorithms(), *_rewards(), *_models(), *_samplers(), *_clusters(), *_envs(), *_commands()]
+    parts = [INTRODUCTION, *_run(), *_algorithms(), *_rewards(), *_models(), *_samplers(), *_clusters()]
+    parts += [*_envs(), *_commands()]
     return "\n".join(parts)
 
 
@@ -318,16 +319,6 @@ def _models() -> Iterator[str]:
     yield settings_table(adapters, configs.ModelConfig, "model.", nested=True)
 
 
-def _clusters() -> Iterator[str]:
-    yield "## Clusters: `cluster=`\n"
-    yield "Where the processes of a run are: [several processes, several machines](cluster.md).\n"
-    for name in _choices("cluster"):
-        settings = [s for s in read(CONF / "cluster" / f"{name}.yaml") if s.key != "kind"]
-        if settings:
-            yield f"### `cluster={name}`\n"
-            yield settings_table(settings, clusters._KINDS[name], "cluster.")
-
-
 def _samplers() -> Iterator[str]:
     yield "## sampler\n"
     yield "What writes the rollouts: [samplers](samplers.md).\n"
@@ -335,6 +326,16 @@ def _samplers() -> Iterator[str]:
         settings = [s for s in read(CONF / "sampler" / f"{name}.yaml") if s.key != "kind"]
         yield f"### sampler={name}\n"
         yield settings_table(settings, samplers._KINDS[name], "sampler.")
+
+
+def _clusters() -> Iterator[str]:
+    yield "## cluster\n"
+    yield "Where the processes of a run are: [several processes, several machines](cluster.md).\n"
+    for name in _choices("cluster"):
+        settings = [s for s in read(CONF / "cluster" / f"{name}.yaml") if s.key != "kind"]
+        if settings:
+            yield f"### cluster={name}\n"
+            yield settings_table(settings, clusters._KINDS[name], "cluster.")
 
 
 def _envs() -> Iterator[str]:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
-    "env.kwargs.rooms=2", "groups_per_update=4", "group_size=4", "num_updates=3", "eval.num_tasks=8", "eval.every=3",
-    "warm_start.episodes=32", "warm_start.epochs=2", "checkpoint.every=1", "checkpoint.keep=9",
+    "env=number_guess", "env.kwargs.high=4", "env.kwargs.max_turns=3", "env.instructions=Guess.",
+    "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "warm_start.episodes=64",
+    "warm_start.batch_episodes=8", "warm_start.lr=1e-2", "warm_start.epochs=3", "groups_per_update=4", "group_size=4",
+    "num_updates=3", "eval.every=3", "eval.num_tasks=8", "rollout.max_new_tokens=3", "checkpoint.every=1",
+    "checkpoint.keep=9",
 ]  # fmt: skip
 """A run of seconds."""
 
@@ -27,11 +30,11 @@ def command(*arguments: str) -> list[str]:
 
 
 def torchrun(size: int, *arguments: str) -> list[str]:
-    return command("torch.distributed.run", f"--nproc-per-node={size}", "--master-port=0", *arguments)
+    return command("torch.distributed.run", "--standalone", f"--nproc-per-node={size}", *arguments)
 
 
-def run(arguments: list[str], folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], folder: Path, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs to the end, in a folder."""
     return subprocess.run(
-        arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        arguments, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=timeout, check=False
     )

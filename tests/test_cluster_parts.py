@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from agentgrpo import composing, packing
 from agentgrpo.cluster import ranks, versions
 from agentgrpo.cluster.ranks import Ranks
-from agentgrpo.cluster.settings import cluster_settings
+from agentgrpo.cluster.settings import ClusterSettings, check, cluster_settings
 from agentgrpo.config import parse
 from agentgrpo.precision import HalfTwin
 from agentgrpo.types import Sequence
@@ -85,6 +86,24 @@ def test_torchrun_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_settings(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(composing.compose_config("train", overrides))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"has_critic": True}, r"does not go with an algorithm that has a critic"),
+        ({"has_adapters": True}, r"with model\.lora\.rank: adapters"),
+        ({"sampler": "vllm"}, r"goes with sampler=transformers, got sampler=vllm.* Set cluster=ray"),
+    ],
+)
+def test_what_cannot_be_sharded(values: dict[str, Any], message: str) -> None:
+    def settings(*overrides: str) -> ClusterSettings:
+        return parse(composing.compose_config("train", ["cluster=torchrun", *overrides])).cluster_settings
+
+    asked = {"has_critic": False, "has_adapters": False, "sampler": "transformers", **values}
+    check(settings(), **asked)
+    with pytest.raises(ValueError, match=message):
+        check(settings("cluster.sharding=fsdp"), **asked)
 
 
 def test_what_a_kind_lacks_is_named() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from agentgrpo.cluster import versions
+from agentgrpo.cluster import ranks, versions
 from agentgrpo.cluster.errors import ClusterError
 from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import parse
@@ -168,6 +168,8 @@ class _Run:
         for one in found:
             if isinstance(one, self._ray.exceptions.RayActorError):
                 return ClusterError(self._lost(one))
+        if any(isinstance(one, self._ray.exceptions.RayTaskError) and ranks.says_lost(one.cause) for one in found):
+            return ClusterError(self._lost(error))
         causes = [e.cause for e in found if isinstance(e, self._ray.exceptions.RayTaskError)]
         told = [c for c in causes if isinstance(c, ValueError)] + [c for c in causes if isinstance(c, ClusterError)]
         return told[0] if told else error

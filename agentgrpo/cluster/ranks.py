@@ -62,6 +62,16 @@ class Ranks:
                 raise RankError(f"Rank {rank} of {self.size} failed: {value}")
         return [value for _, value in found]
 
+    def at_each(self, make: Callable[[], T]) -> T:
+        """What this rank makes, if all of them succeed.
+
+        Raises:
+            RankError: as :meth:`gather`.
+        """
+        made: list[T] = []
+        self.gather(lambda: made.append(make()))
+        return made[0]
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first rank makes, at every rank. The others do not call ``make``.
 
@@ -132,6 +142,11 @@ def _add_up(gradients: list[Tensor]) -> None:
     for gradient in gradients:
         gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
         at += gradient.numel()
+
+
+def says_lost(error: Exception) -> bool:
+    """Whether an error is torch.distributed's way of saying that another rank is not there any more."""
+    return isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or "gloo" in str(error)
 
 
 def backend_of(name: str) -> str:

@@ -77,6 +77,33 @@ ClusterSettings = LocalSettings | TorchrunSettings | RaySettings
 _KINDS: dict[str, type[Any]] = {"local": LocalSettings, "torchrun": TorchrunSettings, "ray": RaySettings}
 
 
+def check(settings: ClusterSettings, *, has_critic: bool, has_adapters: bool, sampler: str) -> None:
+    """Refuses what a kind of cluster cannot do.
+
+    Args:
+        has_critic: whether the algorithm learns values.
+        has_adapters: whether the model learns low-rank adapters.
+        sampler: its kind.
+    Raises:
+        ValueError: what to set instead.
+    """
+    if settings.sharding != "fsdp":
+        return
+    instead = "Set cluster.sharding=replicated."
+    if has_critic:
+        raise ValueError(f"cluster.sharding=fsdp does not go with an algorithm that has a critic. {instead}")
+    if has_adapters:
+        raise ValueError(
+            "cluster.sharding=fsdp with model.lora.rank: adapters and the optimiser's state of them are small, and the "
+            f"frozen base is not spread over ranks. {instead}"
+        )
+    if settings.kind == "torchrun" and sampler != "transformers":
+        raise ValueError(
+            f"cluster=torchrun cluster.sharding=fsdp goes with sampler=transformers, got sampler={sampler}: an engine "
+            "compares itself with whole weights, which no rank has. Set cluster=ray, whose samplers have them."
+        )
+
+
 def cluster_settings(values: Mapping[str, Any]) -> ClusterSettings:
     """Checks the keys below ``cluster`` and builds the settings of the kind that they name.
 

@@ -69,7 +69,8 @@ def save_model(model: PreTrainedModel, folder: Path, *, first: bool) -> None:
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, *, first: bool) -> None:
     """Writes ``<name>.safetensors`` likewise."""
     parts = folder / f".{name}"
-    _save(tensors, parts)
+    # PyTorch puts a 0 in place of numbers without dimensions when it joins the parts.
+    _save({key: value if value.dim() else value.reshape(1) for key, value in tensors.items()}, parts)
     if first:
         (written,) = parts.glob("*.safetensors")
         written.rename(folder / f"{name}.safetensors")

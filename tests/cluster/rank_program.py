@@ -22,6 +22,9 @@ from agentgrpo.learner import Learner
 from agentgrpo.types import Sequence
 from agentgrpo.weights import whole
 
+COUNTED_PER_RANK = ("loss/micro_batch_tokens", "loss/distinct_tokens")
+"""Prefixes that two ranks share are computed by both."""
+
 
 def items(count: int) -> list[Sequence]:
     """Transcripts that share prefixes, of different lengths, with a few that have no advantage."""
@@ -69,7 +72,7 @@ def main(folder: str, sharding: str, recompute: str) -> None:
         pairs = list(zip(together, alone, strict=True))
         apart = torch.cat([(a - b).flatten() for a, b in pairs])
         difference = apart.norm() / torch.cat([b.flatten() for b in alone]).norm()
-        metrics = {k: [told[k], said[k]] for k in told if k != "loss/micro_batch_tokens"}
+        metrics = {k: [told[k], said[k]] for k in told if k not in COUNTED_PER_RANK}
         found[f"{count} in {budget}"] = {"difference": float(difference), "metrics": metrics}
     everybody = joined.gather(lambda: found)
     if joined.first:
