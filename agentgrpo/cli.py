@@ -74,7 +74,7 @@ def _train(args: list[str]) -> int:
 def _train_one(overrides: Sequence[str]) -> int:
     from agentgrpo.launch import launch
 
-    fresh = composing.compose_config("train", overrides)
+    fresh = composing.compose_config("train", composing.known_to_run(overrides))
     if fresh.resume:
         config, saved = composing.config_for_run("train", overrides)
         if saved is not None:

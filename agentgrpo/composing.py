@@ -144,7 +144,7 @@ def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Dic
     Returns:
         the configuration, and the run's own as it was saved (None when ``run_dir`` names no run).
     """
-    overrides = _known_to_run(overrides)
+    overrides = known_to_run(overrides)
     fresh = compose_config(name, overrides)
     folder = RunFolder(fresh.run_dir) if fresh.run_dir else None
     if folder is None or not folder.holds_run():
@@ -168,7 +168,7 @@ def config_for_run(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Dic
     return config, saved
 
 
-def _known_to_run(overrides: Sequence[str]) -> list[str]:
+def known_to_run(overrides: Sequence[str]) -> list[str]:
     """The overrides, as additions where only the run that they name has the key: its environment's arguments, say."""
     parsed = _parse(overrides)
     folder = next((RunFolder(str(o.value())) for o in parsed if o.key_or_group == "run_dir" and o.value()), None)

@@ -217,9 +217,11 @@ def test_a_new_actor_has_time_to_load_its_model(made: Made, monkeypatch: pytest.
     stage.submit(orders(1))
     time.sleep(0.2)
     assert len(actors.started) == 2
-    stage._samplers[0].proven = True
-    until(lambda: len(actors.started) == 3)
-    stage._samplers[0].proven = False
+    first = stage._samplers[0]
+    first.playing[(0, 0)] = first.playing[(0, 0)][0], 0.0  # long ago
+    actors[0].play(0)  # it is there: from now on its time counts
+    until(lambda: first.proven)
+    assert first.playing[(0, 0)][1] > time.monotonic() - 20
     actors[0].play()
     stage.take([(0, 0)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -21,6 +22,8 @@ from agentgrpo.preflight import checked
 
 _LOOK = 0.2
 """Seconds between two looks at what the run has printed."""
+_CONNECT = 10.0
+"""Seconds that a cluster's head may take to answer."""
 _PLACE = 60.0
 """Seconds that Ray may take to find room for the processes."""
 _MISSED = 10.0
@@ -59,8 +62,11 @@ def _connect(ray: Any, settings: RaySettings) -> None:
         ray.init(num_cpus=max(os.cpu_count() or 1, -(-cpus // 1)), include_dashboard=False, **quiet)
         return
     try:
+        if settings.address != "auto":  # Ray would try for minutes
+            host, _, port = settings.address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_CONNECT).close()
         ray.init(address=settings.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:  # each for another way of being unreachable
+    except (OSError, RuntimeError, ValueError) as error:  # each for another way of being unreachable
         raise ValueError(
             f"cluster.address={settings.address}: no Ray cluster can be reached there ({_first_line(error)}). "
             "Start one with `ray start --head`, and `ray start --address=HOST:6379` on the other machines; "

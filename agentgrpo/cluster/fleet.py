@@ -219,7 +219,10 @@ class FleetStage:
                 return
             if error is not None:
                 raise error
-            sampler.proven = True
+            if not sampler.proven:  # its time for what it was given before starts now
+                sampler.proven = True
+                until = time.monotonic() + self._settings.deadline
+                sampler.playing = {key: (order, until) for key, (order, _) in sampler.playing.items()}
             if call != "finished":
                 return
             groups, sampler.stats = future.result()
