@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,9 @@ def run_on_ray(config: DictConfig, settings: RaySettings, console: Console | Non
         ValueError: a setting, or a cluster that does not have what the settings ask for.
         ClusterError: a learner rank is gone, or too many samplers.
     """
+    if settings.address and (Path.home() / ".ray" / "auth_token").is_file():
+        # `ray start` takes the file for this, `ray.init` does not; read when Ray is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as error:

@@ -195,7 +195,7 @@ def test_what_cannot_start_says_why(options: list[str], message: str, tmp_path: 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster of this machine that runs on its own; its address."""
+    """A Ray cluster of this machine that runs on its own, and asks for a token; its address."""
     port = "24601"
     started = run(
         command("ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=8", "--include-dashboard=false",
