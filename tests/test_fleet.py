@@ -213,15 +213,15 @@ def test_what_a_replaced_actor_sends_late_counts_for_nothing(made: Made) -> None
 
 def test_a_new_actor_has_time_to_load_its_model(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Actor, "answers", False)
-    stage, actors, _ = made(deadline=0.05)
+    stage, actors, _ = made(deadline=1.0)
     stage.submit(orders(1))
-    time.sleep(0.2)
-    assert len(actors.started) == 2
     first = stage._samplers[0]
-    first.playing[(0, 0)] = first.playing[(0, 0)][0], 0.0  # long ago
+    first.playing[(0, 0)] = first.playing[(0, 0)][0], time.monotonic() - 10  # it should have been played long ago
+    time.sleep(0.1)
+    assert len(actors.started) == 2
     actors[0].play(0)  # it is there: from now on its time counts
     until(lambda: first.proven)
-    assert first.playing[(0, 0)][1] > time.monotonic() - 20
+    assert first.playing[(0, 0)][1] > time.monotonic() - 1
     actors[0].play()
     stage.take([(0, 0)])
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
-from agentgrpo import trainer
+from agentgrpo import launch
 from agentgrpo.cli import main
 from agentgrpo.composing import choices, compose_config, own_folder
 from agentgrpo.config import TrainConfig, parse
@@ -71,14 +71,11 @@ def test_unknown_names_are_answered_with_ones_own_too() -> None:
 def test_sweeps_help_and_cfg_know_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
 
-    class Recorder:
-        def __init__(self, config: object) -> None:
-            jobs.append(OmegaConf.select(config, "run_dir"))  # type: ignore[arg-type]
+    def record(config: DictConfig) -> dict[str, object]:
+        jobs.append(config.run_dir)
+        return {"status": "finished", "after": {"success": 1.0}}
 
-        def run(self) -> dict[str, object]:
-            return {"status": "finished", "after": {"success": 1.0}}
-
-    monkeypatch.setattr(trainer, "Trainer", Recorder)
+    monkeypatch.setattr(launch, "launch", record)
     assert main(["train", "-m", "env=big_maze,sokoban", "seed=0,1"]) == 0
     assert jobs == [f"runs/{env}/gigpo/seed{seed}" for env in ("big_maze", "sokoban") for seed in (0, 1)]
     capsys.readouterr()

@@ -45,7 +45,6 @@ def test_plans_of_few_gpus_are_those_of_the_script(script: ModuleType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.slow
 def test_every_table_is_that_of_the_script(script: ModuleType) -> None:
     assert script.with_tables(PAGE) == PAGE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,8 +30,12 @@ def trained(run: Path) -> tuple[int, int]:
 
 def actors(kind: str) -> list[int]:
     """Process ids of Ray's actors of a class, oldest first."""
-    found = subprocess.run(["pgrep", "-f", f"^ray::{kind}"], capture_output=True, text=True, check=False)
-    return sorted(int(pid) for pid in found.stdout.split())
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if (process / "cmdline").read_bytes().startswith(f"ray::{kind}".encode()):
+                found.append(int(process.name))
+    return sorted(found)
 
 
 def until(true: Callable[[], Any], seconds: float = 120) -> Any:
@@ -195,7 +200,7 @@ def test_what_cannot_start_says_why(options: list[str], message: str, tmp_path: 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster of this machine that runs on its own, and asks for a token; its address."""
+    """A Ray cluster of this machine that runs on its own; its address."""
     port = "24601"
     started = run(
         command("ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=8", "--include-dashboard=false",
