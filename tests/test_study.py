@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,13 +94,13 @@ def test_a_typing_error_shows_before_anything_runs() -> None:
         study.check(wrong, "runs/small")
 
 
-def test_the_built_in_studies_compose() -> None:
-    config = compose_config("sweep", ["study=variants"])
-    found = parse_study(config)
-    assert (len(found.variants), len(found.environments), len(found.seeds), len(found.learning_rates)) == (8, 5, 5, 3)
-    jobs = run_jobs(found, "runs/variants")
-    assert len(jobs) == 600
-    for job in jobs[::97]:
+@pytest.mark.parametrize(("name", "sizes"), [("variants", (8, 5, 5, 3)), ("smollm2", (4, 1, 3, 1))])
+def test_the_built_in_studies_compose(name: str, sizes: tuple[int, ...]) -> None:
+    found = parse_study(compose_config("sweep", [f"study={name}"]))
+    assert (len(found.variants), len(found.environments), len(found.seeds), len(found.learning_rates)) == sizes
+    jobs = run_jobs(found, f"runs/{name}")
+    assert len(jobs) == math.prod(sizes)
+    for job in jobs[:: max(1, len(jobs) // 6)]:
         parsed = parse(compose_config("train", list(job.overrides)))
         build_algorithm(parsed)
         assert (parsed.seed, parsed.optim.lr, parsed.warm_start.episodes) == (job.seed, job.learning_rate, 0)
@@ -156,6 +157,21 @@ def test_a_run_with_other_settings_is_not_overwritten(tiny: Path) -> None:
     changed = replace(job, overrides=(*job.overrides, "optim.epochs=1"))
     with pytest.raises(ValueError, match=r"other settings than the study now has: optim\.epochs: 2 -> 1"):
         composed(changed)
+
+
+def test_an_environment_has_learning_rates_of_its_own() -> None:
+    found = parse_study(compose_config("sweep", ["study=variants"]))
+    rates = {(job.environment, job.learning_rate) for job in run_jobs(found, "runs/variants")}
+    assert {rate for env, rate in rates if env == "key_maze"} == {1e-4, 3e-4, 1e-3}
+    assert {rate for env, rate in rates if env == "sokoban"} == {3e-4, 1e-3, 3e-3}
+    lines = "study.learning_rates_of"
+    for wrong, message in (
+        ("{maze: [1.0e-3]}", r"learning_rates_of names maze; study\.environments are key_maze, "),
+        ("{key_maze: []}", r"learning_rates_of\.key_maze must be one or several different rates, got \[\]"),
+        ("{key_maze: [0.0]}", r"learning_rates_of\.key_maze must be above 0, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_study(compose_config("sweep", ["study=variants", f"~{lines}", f"+{lines}={wrong}"]))
 
 
 def test_remains_without_a_configuration_are_cleared_and_other_files_are_not(tmp_path: Path) -> None:
