@@ -20,7 +20,7 @@ from agentgrpo.cli import main
 from agentgrpo.compare import tables
 from agentgrpo.compare.comparison import Comparison, Environment, Settings, build
 from agentgrpo.compare.notes import notes
-from agentgrpo.compare.reading import read, read_all
+from agentgrpo.compare.reading import passing, read, read_all
 from agentgrpo.compare.variants import name_variants
 from agentgrpo.compare.writing import escaped, fitting, markdown, show
 
@@ -617,3 +617,8 @@ def test_a_folder_that_cannot_be_written(
     Path("file").write_text("")
     assert main(["compare", "run", "out=file/below", "resamples=200"]) == 2
     assert "file/below cannot be written: Not a directory. Name another folder" in capsys.readouterr().err
+
+
+def test_where_a_run_was_computed_and_who_watched_it_make_no_variant() -> None:
+    assert all(passing(key) for key in ("doctor", "cluster.kind", "cluster.samplers", "checkpoint.every"))
+    assert not any(passing(key) for key in ("group_size", "rollout.mode", "optim.epochs"))

@@ -291,10 +291,10 @@ def _identity(run: Run) -> tuple[Any, ...]:
     return tuple(sorted((k, v) for k, v in run.config.items() if not passing(k)))
 
 
-_PASSING = {"run_dir", "resume", "num_updates", "profile", "memory_gb", "eval.every", "eval.num_tasks"}
+_PASSING = {"run_dir", "resume", "num_updates", "profile", "memory_gb", "doctor", "eval.every", "eval.num_tasks"}
 _PASSING |= {"optim.micro_batch_tokens", "sampler.cache_gb", "env.workers"}
 
 
 def passing(key: str) -> bool:
     """Whether a key says nothing about what a run learns: where it is written, how far it goes, how often it logs."""
-    return key in _PASSING or key.startswith(("checkpoint.", "log."))
+    return key in _PASSING or key.startswith(("checkpoint.", "log.", "cluster."))
