@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+import ray
 from helpers import tiny_llama
 
 from agentgrpo.cluster import fleet
@@ -19,8 +20,6 @@ from agentgrpo.episode import Task
 from agentgrpo.rollout import Order
 from agentgrpo.samplers.base import SamplerStats
 from agentgrpo.types import Group
-
-ray = pytest.importorskip("ray")
 
 
 def until(true: Callable[[], bool]) -> None:
