@@ -70,3 +70,22 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` (with a leading space) or an empty string."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def of_kind(group: str, kinds: Mapping[str, type[Any]], values: Mapping[str, Any]) -> Any:
+    """Builds the settings of the kind that ``<group>.kind`` names.
+
+    Args:
+        kinds: a dataclass for each kind.
+    Raises:
+        ValueError: an unknown kind or key, one that is missing, or a value that is not allowed.
+    """
+    kind = values.get("kind")
+    one_of(f"{group}.kind", kind, tuple(kinds))
+    cls = kinds[str(kind)]
+    advice = f"A {group} is chosen with its own yaml: {group}={kind}."
+    fields(group, f"setting of {group}.kind={kind}", cls, values, advice)
+    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
+    if missing:
+        raise ValueError(f"{group}.kind={kind} needs {', '.join(f'{group}.{key}' for key in missing)}. {advice}")
+    return cls(**values)

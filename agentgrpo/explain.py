@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from agentgrpo import memory, models
 from agentgrpo.cluster.costs import Links, Setup
 from agentgrpo.cluster.plan_words import print_plan
-from agentgrpo.cluster.probe import Record, costs_of_probe
+from agentgrpo.cluster.probe import Record, costs_of_probe, setup_of
 from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import TrainConfig, parse
 from agentgrpo.effects import Ignored, contradictions, ignored
@@ -75,8 +75,9 @@ def explain_command(config: DictConfig, overrides: Sequence[str]) -> int:
         _print_time(console, c, trial)
         _print_memory(console, expected(ready, model, trial), most)
         if isinstance(c.cluster_settings, RaySettings):
+            cores = None if c.cluster_settings.address else float(os.cpu_count() or 1)
             console.print()
-            plan_cluster(console, config, ready, model, setup_of(c.cluster_settings, c))
+            plan_cluster(console, config, ready, model, setup_of(c, c.cluster_settings, cores))
     else:
         _print_memory(console, None, most)
     _print_ignored(console, ignored(c, ready.algorithm), overrides)
@@ -126,21 +127,6 @@ def plan_cluster(console: Console, config: DictConfig, ready: Checked, model: Pr
     size = trained * (2.0 if c.token_sampler.precision == "bf16" else 4.0)
     costs = costs_of_probe(tried, c, weight_bytes=size, gradient_bytes=4.0 * trained)
     print_plan(console, costs, Links(), setup)
-
-
-def setup_of(settings: RaySettings, c: TrainConfig) -> Setup:
-    """The processes that a configuration asks for. Without an address all of them share this machine's cores."""
-    return Setup(
-        samplers=settings.samplers,
-        learners=settings.learners,
-        groups_per_sampler=max(1, settings.episodes_per_sampler // c.group_size),
-        mode=c.rollout.mode,
-        max_staleness=c.rollout.max_staleness,
-        sharding=settings.sharding,
-        cores=None if settings.address else float(os.cpu_count() or 1),
-        cpus_per_sampler=settings.cpus_per_sampler,
-        cpus_per_learner=settings.cpus_per_learner,
-    )
 
 
 def try_out(config: DictConfig, c: TrainConfig, *, warm_start: int = _WARM_START) -> Trial:

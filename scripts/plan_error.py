@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from agentgrpo.cluster.costs import Costs, Links, Setup
 from agentgrpo.cluster.planning import forecast
-from agentgrpo.cluster.probe import Record, costs_of_probe
+from agentgrpo.cluster.probe import Record, costs_of_probe, setup_of
+from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import parse
 from agentgrpo.run_folder import RunFolder
 
@@ -70,29 +71,6 @@ def saved(folder: Path) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def setup_of(config: Mapping[str, Any], cores: float | None) -> Setup:
-    """The processes of a run.
-
-    Raises:
-        ValueError: it was no run on a cluster of samplers and learners.
-    """
-    cluster = config.get("cluster", {})
-    if "samplers" not in cluster:
-        raise ValueError(f"run_dir={config['run_dir']} was not run with cluster=ray: it has no samplers and learners.")
-    rollout = config["rollout"]
-    return Setup(
-        samplers=cluster["samplers"],
-        learners=cluster["learners"],
-        groups_per_sampler=cluster["groups_per_sampler"],
-        mode=rollout["mode"],
-        max_staleness=rollout["max_staleness"],
-        sharding=cluster["sharding"],
-        cores=cores,
-        cpus_per_sampler=cluster["cpus_per_sampler"] or None,
-        cpus_per_learner=cluster["cpus_per_learner"] or None,
-    )
-
-
 def probed(folders: Sequence[Path]) -> Costs:
     """Costs from the runs in these folders.
 
@@ -126,7 +104,11 @@ def compared(folder: Path, probe: Path, costs: Costs, cores: float | None, links
     """
     config = saved(folder)
     _check_same(config, saved(probe), folder)
-    setup = setup_of(config, cores)
+    parsed = parse(RunFolder(folder).load_config())
+    settings = parsed.cluster_settings
+    if not isinstance(settings, RaySettings):
+        raise ValueError(f"{folder} was not run with cluster=ray: it has no samplers and learners.")
+    setup = setup_of(parsed, settings, cores)
     env = config["env"]
     here = replace(
         costs,

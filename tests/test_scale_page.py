@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -65,33 +64,23 @@ def test_each_table_has_one_place(script: ModuleType) -> None:
 # --- scripts/plan_error.py ------------------------------------------------------------------------------------------
 
 
-def folder(path: Path, records: list[dict[str, float]], cluster: dict[str, Any] | None = None, *overrides: str) -> Path:
+def folder(path: Path, records: list[dict[str, float]], *overrides: str) -> Path:
     (path / "checkpoints" / "best").mkdir(parents=True)
     (path / "checkpoints" / "best" / "model.safetensors").write_bytes(b"x" * 1000)
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     settings = ["group_size=4", "optim.micro_batch_tokens=1000", f"run_dir={path}", *overrides]
     config = OmegaConf.to_container(compose_config("train", settings), resolve=True)
     assert isinstance(config, dict)
-    if cluster is not None:
-        config["cluster"] = cluster
     OmegaConf.save(OmegaConf.create(config), path / "config.yaml")
     return path
 
 
-RAY = {
-    "kind": "ray",
-    "samplers": 2,
-    "learners": 1,
-    "groups_per_sampler": 4,
-    "sharding": "replicated",
-    "cpus_per_sampler": 1,
-    "cpus_per_learner": 1,
-}
+RAY = ("cluster=ray", "cluster.samplers=2", "cluster.episodes_per_sampler=16")
 
 
 @pytest.fixture
 def probes(tmp_path: Path) -> list[str]:
-    return [str(folder(tmp_path / f"probe{n}", [record(n)], None, f"groups_per_update={n}")) for n in (8, 2)]
+    return [str(folder(tmp_path / f"probe{n}", [record(n)], f"groups_per_update={n}")) for n in (8, 2)]
 
 
 def error_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -107,8 +96,8 @@ def test_predicted_against_measured(
     tmp_path: Path, probes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = [{"time/rollout": x, "time/update": 2.0} for x in (99.0, 5.5, 6.5)]
-    run = folder(tmp_path / "two", measured, RAY)
-    again = folder(tmp_path / "ahead", measured, RAY, "rollout.mode=async")
+    run = folder(tmp_path / "two", measured, *RAY)
+    again = folder(tmp_path / "ahead", measured, *RAY, "rollout.mode=async")
     assert error_script(monkeypatch, str(run), str(again), "--probe", *probes, "--message-ms", "2.5") == 0
     out = capsys.readouterr().out
     # 10 rounds of 0.1 + 16 * 0.03 at 2 samplers, 8 * 0.0125 of the driver, 2.6 of the learner; weights are nothing.
@@ -119,7 +108,7 @@ def test_predicted_against_measured(
 @pytest.mark.parametrize(
     ("cluster", "overrides", "message"),
     [
-        (None, (), "it has no samplers and learners"),
+        ((), (), "it has no samplers and learners"),
         (RAY, ("optim.epochs=1",), "has another optim than the first probe"),
         (RAY, (), "has no updates after the first 3"),
     ],
@@ -127,12 +116,12 @@ def test_predicted_against_measured(
 def test_runs_that_cannot_be_compared(
     tmp_path: Path,
     probes: list[str],
-    cluster: dict[str, Any] | None,
+    cluster: tuple[str, ...],
     overrides: tuple[str, ...],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = folder(tmp_path / "run", [record(8)] * 3, cluster, *overrides)
+    run = folder(tmp_path / "run", [record(8)] * 3, *cluster, *overrides)
     assert error_script(monkeypatch, str(run), "--probe", *probes, "--skip", "3") == 2
     assert message in capsys.readouterr().err

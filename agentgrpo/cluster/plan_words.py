@@ -10,7 +10,7 @@ from agentgrpo.cluster.planning import Forecast, forecast
 from agentgrpo.cluster.splits import Devices, Split, best, splits
 
 _ADVICE = {
-    "samplers": "samplers: more of them, more groups_per_sampler, or faster environments",
+    "samplers": "samplers: more of them, more cluster.episodes_per_sampler, or faster environments",
     "learners": "learners: more of them, or fewer epochs",
     "hand-over": "the weights' way to the samplers: fewer samplers, adapters (model.lora.rank), or a faster link",
     "driver": "the driver: fewer, longer groups",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentgrpo.cluster.costs import Costs
+from agentgrpo.cluster.costs import Costs, Setup
+from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import TrainConfig
 from agentgrpo.samplers.settings import VllmSettings
 
@@ -23,6 +24,25 @@ _NEEDED = (
     "rollout/longest_turns_mean",
     "rollout/longest_turns_std",
 )
+
+
+def setup_of(config: TrainConfig, settings: RaySettings, cores: float | None) -> Setup:
+    """The processes that a run on Ray asks for.
+
+    Args:
+        cores: that all of them share; None: each has its own.
+    """
+    return Setup(
+        samplers=settings.samplers,
+        learners=settings.learners,
+        groups_per_sampler=max(1, settings.episodes_per_sampler // config.group_size),
+        mode=config.rollout.mode,
+        max_staleness=config.rollout.max_staleness,
+        sharding=settings.sharding,
+        cores=cores,
+        cpus_per_sampler=settings.cpus_per_sampler,
+        cpus_per_learner=settings.cpus_per_learner,
+    )
 
 
 def costs_of_probe(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentgrpo.checks import above, at_least, fields, one_of
+from agentgrpo.checks import above, at_least, of_kind, one_of
 
 SHARDINGS = ("replicated", "fsdp")
 BACKENDS = ("auto", "gloo", "nccl")
@@ -110,13 +109,5 @@ def cluster_settings(values: Mapping[str, Any]) -> ClusterSettings:
     Raises:
         ValueError: names the key, what it was given and what is allowed.
     """
-    kind = values.get("kind")
-    one_of("cluster.kind", kind, tuple(_KINDS))
-    cls = _KINDS[str(kind)]
-    advice = f"A kind of cluster is chosen with its own yaml: cluster={kind}."
-    fields("cluster", f"setting of cluster.kind={kind}", cls, values, advice)
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
-    if missing:
-        raise ValueError(f"cluster.kind={kind} needs {', '.join(f'cluster.{key}' for key in missing)}. {advice}")
-    settings: ClusterSettings = cls(**values)
+    settings: ClusterSettings = of_kind("cluster", _KINDS, values)
     return settings

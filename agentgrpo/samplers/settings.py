@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agentgrpo import precision
-from agentgrpo.checks import above, at_least, fields, one_of, within
+from agentgrpo.checks import above, at_least, of_kind, one_of, within
 
 
 @dataclass(slots=True)
@@ -135,13 +134,5 @@ def sampler_settings(values: Mapping[str, Any]) -> SamplerSettings:
     Raises:
         ValueError: names the key, what it was given and what is allowed.
     """
-    kind = values.get("kind")
-    one_of("sampler.kind", kind, tuple(_KINDS))
-    cls = _KINDS[str(kind)]
-    advice = f"A sampler is chosen with its own yaml: sampler={kind}."
-    fields("sampler", f"setting of sampler.kind={kind}", cls, values, advice)
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
-    if missing:
-        raise ValueError(f"sampler.kind={kind} needs {', '.join(f'sampler.{key}' for key in missing)}. {advice}")
-    settings: SamplerSettings = cls(**values)
+    settings: SamplerSettings = of_kind("sampler", _KINDS, values)
     return settings
