@@ -25,8 +25,9 @@ demo: $(STAMP) ## install once, then train the built-in agent from the start int
 	@rm -rf $(DEMO_RUN)
 	@$(BIN)/python -m agentgrpo train run_dir=$(DEMO_RUN)
 
+# A process per core: each computes with one thread.
 test: $(STAMP) ## the fast tests, without network
-	@$(BIN)/python -m pytest -m 'not slow and not suites and not vllm and not browser and not cluster'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m 'not slow and not suites and not vllm and not browser and not cluster'
 
 lint: $(STAMP) ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .

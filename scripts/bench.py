@@ -18,7 +18,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from rich.table import Table
 
 from agentgrpo import precision
 from agentgrpo.allocator import keep_freed_memory
+from benchmarks import runs
 
 SCRIPTS = Path(__file__).resolve().parent
 MARK = "benchmark result: "
@@ -208,7 +208,7 @@ def around_the_model(options: Options) -> list[Row]:
     if not options.quick:
         cases.append(("SmolLM2", smollm2, 4, 0.05))
     for name, overrides, updates, limit in cases:
-        records, _ = train([*overrides, f"num_updates={updates}", "eval.num_tasks=1", "eval.every=1000"])
+        records, _ = runs.train([*overrides, f"num_updates={updates}", "eval.num_tasks=1", "eval.every=1000"])
         shares = [r["time/other_share"] for r in records[1:]]
         share = statistics.median(shares)
         text = f"{share:.1%} [{min(shares):.1%}, {max(shares):.1%}]"
@@ -235,7 +235,7 @@ def vocabulary(options: Options) -> list[Row]:
 
 
 def default_run(options: Options) -> list[Row]:
-    _, evaluations = train([])
+    _, evaluations = runs.train([])
     first = evaluations[0]["success"]
     passed = [e["time/training_seconds"] for e in evaluations if e["success"] >= 0.9]
     text = f"{first:.2f} -> 0.90 in {passed[0]:.0f} s" if passed else f"{first:.2f} -> {evaluations[-1]['success']:.2f}"
@@ -261,11 +261,10 @@ def slow_environments(options: Options) -> list[Row]:
 
 
 def _ahead(name: str, more: list[str], python: str) -> list[Row]:
-    slow = ["env=number_guess", "env.id=benchmarks.slow_env:Benchmarks/SlowNumberGuess-v0", "warm_start.episodes=0"]
-    slow += ["env.execution=thread", "env.workers=256", "num_updates=16", "eval.num_tasks=1", "eval.every=1000"]
+    slow = [*runs.SLOW, "env.execution=thread", "env.workers=256", "num_updates=16"]
     taken = {}
     for mode in ("sync", "async"):
-        records, _ = train([*slow, *more, f"rollout.mode={mode}", "rollout.max_staleness=2"], python)
+        records, _ = runs.train([*slow, *more, f"rollout.mode={mode}", "rollout.max_staleness=2"], python)
         # All updates together: async waits long for one and finds the next one ready.
         taken[mode] = sum(r["time/rollout"] + r["time/update"] for r in records[4:])
         if mode == "sync":
@@ -284,7 +283,9 @@ def environments(options: Options) -> list[Row]:
     """What environments of this process take of an iteration of the nano model."""
     rows = []
     for run in ("env=key_maze", *(f"experiment=nano_{name}" for name in ("minishop", "calculator", "sql_tools"))):
-        records, _ = train([run, "num_updates=12", "warm_start.episodes=64", "eval.num_tasks=1", "eval.every=1000"])
+        records, _ = runs.train(
+            [run, "num_updates=12", "warm_start.episodes=64", "eval.num_tasks=1", "eval.every=1000"]
+        )
         whole = sum(r["time/rollout"] + r["time/update"] for r in records[2:])
         share = sum(r["time/environments"] for r in records[2:]) / whole
         name = run.partition("=")[2].removeprefix("nano_")
@@ -292,21 +293,17 @@ def environments(options: Options) -> list[Row]:
     return rows
 
 
-def train(overrides: list[str], python: str = sys.executable) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Runs ``agentgrpo train``; metrics and evaluations."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        command = [python, "-m", "agentgrpo", "train", *overrides, f"run_dir={run}"]
-        path = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPTS.parent, env=env)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-        metrics, evaluations = (
-            [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
-            for name in ("metrics", "evaluations")
-        )
-    return metrics, evaluations
+def on_ray(options: Options) -> list[Row]:
+    """`cluster=ray`: what samplers gain where environments take long, and what it costs where there is one of each."""
+    one, four = (runs.seconds(runs.slow_samplers(n)) for n in (1, 4))
+    whole, parts = runs.one_and_one(options.model, 1 if options.quick else 2)
+    middle, text = ratio(parts, whole)
+    return [
+        Row("cluster=ray, 4 samplers against 1, steps of 200 ms", f"{four:.1f} s", f"{one:.1f} s", f"{one / four:.1f}x",
+            ">= 3x", one / four >= 3),
+        Row("SmolLM2: cluster=ray, 1 sampler and 1 rank, against cluster=local", f"{statistics.median(parts):.1f} s",
+            f"{statistics.median(whole):.1f} s", text, "<= 1.15x", middle <= 1.15),
+    ]  # fmt: skip
 
 
 ROWS: dict[str, Callable[[Options], list[Row]]] = {
@@ -323,6 +320,7 @@ ROWS: dict[str, Callable[[Options], list[Row]]] = {
     "environments": environments,
     "async": slow_environments,
     "default": default_run,
+    "ray": on_ray,
 }
 QUICK = ("gradient", "training", "around", "advantages", "vocabulary")
 

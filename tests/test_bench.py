@@ -62,3 +62,11 @@ def test_exponents_of_growth(script) -> None:  # type: ignore[no-untyped-def]
     scaling = script("scaling")
     points = [scaling.Point(1, 1.0, 1.0, 0.1), scaling.Point(10, 10.0, 100.0, 0.1)]
     assert [round(scaling.exponent(points, f), 6) for f in ("rollout", "training", "grown_gb")] == [1.0, 2.0, 0.0]
+
+
+def test_seconds_of_an_update_leave_out_the_first(script, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    runs = script("benchmarks.runs")
+    logged = [{"time/rollout": 9.0, "time/update": 9.0}, {"time/rollout": 1.0, "time/update": 2.0},
+              {"time/rollout": 3.0, "time/update": 4.0}]  # fmt: skip
+    monkeypatch.setattr(runs, "train", lambda overrides: (logged, []))
+    assert runs.seconds([]) == (3.0 + 7.0) / 2
