@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,3 +39,23 @@ def run(arguments: list[str], folder: Path, timeout: float = 240, **more: str) -
     return subprocess.run(
         arguments, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+@contextlib.contextmanager
+def head(folder: Path, *options: str, **more: str) -> Iterator[str]:
+    """A Ray cluster of this machine that runs on its own; its address."""
+    port = "24601"
+    started = run(
+        command("ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=8", "--include-dashboard=false",
+                "--disable-usage-stats", f"--temp-dir=/tmp/ray{os.getpid()}", *options), folder, **more
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        stop(folder)
+
+
+def stop(folder: Path) -> None:
+    """Ends every Ray of this machine."""
+    run(command("ray.scripts.scripts", "stop", "--force"), folder)

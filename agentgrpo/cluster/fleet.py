@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectStoreFullError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, OutOfMemoryError, RayActorError, RayTaskError
 from transformers import PreTrainedModel
 
 from agentgrpo.cluster.errors import ClusterError
@@ -28,6 +28,12 @@ _LOOK = 1.0
 """Seconds between two looks for actors that are late."""
 _START = 300.0
 """Seconds that a new actor may take until it plays: it loads libraries and a model."""
+_FULL = (ObjectStoreFullError, OutOfDiskError)
+_NO_ROOM = (
+    "Ray's object store is full, and so is the disk that it moves to what does not fit: it holds the weights once per "
+    "machine while samplers take them over, and groups until they are fetched. Free space in Ray's folder (/tmp/ray, "
+    "or ray start --temp-dir=FOLDER), or give the store more memory: ray start --object-store-memory=BYTES."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +142,8 @@ class FleetStage:
         with phase("sync"):
             try:
                 weights = ray.put(learned(model))
-            except ObjectStoreFullError as error:
-                raise ClusterError(
-                    "The weights do not fit into Ray's object store, which holds them once per machine while samplers "
-                    "take them over. Start Ray with more: ray start --object-store-memory=BYTES, or on this machine "
-                    "a larger /dev/shm."
-                ) from error
+            except _FULL as error:
+                raise ClusterError(_NO_ROOM) from error
         with self._changed:
             self._weights = weights, version
             for sampler in self._samplers:
@@ -212,6 +214,8 @@ class FleetStage:
         with self._changed:
             if self._samplers[sampler.number] is not sampler:
                 return  # it was replaced before
+            if isinstance(error, _FULL) or isinstance(getattr(error, "cause", None), _FULL):
+                raise ClusterError(_NO_ROOM) from error
             if isinstance(error, RayTaskError):  # of the environment, the engine or the configuration: not the actor's
                 raise error.cause if isinstance(error.cause, Exception) else error
             if isinstance(error, (RayActorError, OutOfMemoryError)):

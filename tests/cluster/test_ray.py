@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cluster_helpers
 import pytest
 from cluster_helpers import TINY, command, environment, run
 
@@ -200,15 +201,8 @@ def test_what_cannot_start_says_why(options: list[str], message: str, tmp_path: 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster of this machine that runs on its own; its address."""
-    port = "24601"
-    started = run(
-        command("ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=8", "--include-dashboard=false",
-                "--disable-usage-stats", f"--temp-dir=/tmp/ray{os.getpid()}"), tmp_path,
-    )  # fmt: skip
-    assert started.returncode == 0, started.stderr
-    yield f"127.0.0.1:{port}"
-    run(command("ray.scripts.scripts", "stop", "--force"), tmp_path)
+    with cluster_helpers.head(tmp_path) as address:
+        yield address
 
 
 def test_two_runs_of_one_name_and_a_head_that_goes(
@@ -221,8 +215,7 @@ def test_two_runs_of_one_name_and_a_head_that_goes(
     assert second.returncode == 2
     assert "A run with run_dir=run is at work on this cluster" in second.stderr
     assert first.poll() is None
-    stopped = run(command("ray.scripts.scripts", "stop", "--force"), tmp_path)
-    assert stopped.returncode == 0
+    cluster_helpers.stop(tmp_path)
     status, said = finished(first)
     assert status == 1, said
     assert "run_dir=run resume=true" in said
