@@ -84,6 +84,30 @@ def test_a_run_of_two_ranks_is_the_run_of_one_and_either_goes_on_from_it(
         assert b["loss/grad_norm"] == pytest.approx(a["loss/grad_norm"], rel=1e-3)
 
 
+def test_a_critic_learns_the_same_with_two_ranks(tmp_path: Path) -> None:
+    critic = ["algorithm=ppo", "num_updates=2"]
+    one = run(command("agentgrpo", "train", "run_dir=one", *TINY, *critic), tmp_path)
+    assert one.returncode == 0, one.stderr
+    two = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=two", *TINY, *critic, "cluster=torchrun"), tmp_path)
+    assert two.returncode == 0, two.stderr
+    same_run(tmp_path / "one", tmp_path / "two")
+    pairs = zip(*(lines(tmp_path / r / "metrics.jsonl") for r in ("one", "two")), strict=True)
+    values = [(a[key], b[key]) for a, b in pairs for key in a if key.startswith("critic/")]
+    assert values
+    for alone, together in values:
+        assert together == pytest.approx(alone, rel=1e-3, abs=1e-5)
+
+
+def test_two_ranks_ahead_of_themselves(tmp_path: Path) -> None:
+    options = ["cluster=torchrun", "rollout.mode=async", "rollout.max_staleness=2", "num_updates=6", "eval.every=6"]
+    done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", *TINY, *options), tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [r["update"] for r in records] == [1, 2, 3, 4, 5, 6]
+    assert max(r["rollout/staleness_max"] for r in records) in (1, 2)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["episodes"] == 6 * 4 * 4
+
+
 def test_a_sharded_run_with_a_reference_in_half_precision(tmp_path: Path) -> None:
     options = [
         "cluster=torchrun", "cluster.sharding=fsdp", "algorithm=grpo", "algorithm.kl_coef=0.1",
