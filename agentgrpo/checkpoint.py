@@ -104,8 +104,14 @@ def _emptied(folder: Path) -> None:
 def _completed(part: Path, final: Path, state: Mapping[str, Any]) -> None:
     sizes = {str(p.relative_to(part)): p.stat().st_size for p in sorted(part.rglob("*")) if p.is_file()}
     (part / _STATE).write_text(json.dumps({**state, "files": sizes}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    if final.exists():  # never without a whole one for longer than two renames take
+        old = final.with_name(f".{final.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        part.rename(final)
+        shutil.rmtree(old)
+    else:
+        part.rename(final)
 
 
 def find(folder: Path, name: str) -> Checkpoint:

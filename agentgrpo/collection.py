@@ -10,7 +10,6 @@ from agentgrpo.config import TrainConfig
 from agentgrpo.curriculum import Curriculum
 from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.mix import Mix
-from agentgrpo.rewards import RewardScorer
 from agentgrpo.rollout import Order
 from agentgrpo.stages import Stage
 from agentgrpo.types import Group
@@ -40,7 +39,6 @@ class Collector:
     config: TrainConfig
     algorithm: Algorithm
     stage: Stage
-    scorer: RewardScorer
     _ahead: dict[int, list[Order]] = field(default_factory=dict, init=False)
     """First orders of updates that have not been collected."""
 
@@ -60,7 +58,7 @@ class Collector:
                 self.stage.submit(orders)
             else:
                 orders = self._first_orders(update, state, curriculum)
-            groups += self.scorer.score(self.stage.take([order.key for order in orders]))
+            groups += self.stage.take([order.key for order in orders])
             kept = [g for g, stays in zip(groups, self.algorithm.keep(groups), strict=True) if stays]
             rounds += 1
         return Experience(tuple(groups), tuple(kept), rounds)

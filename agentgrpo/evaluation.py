@@ -13,7 +13,6 @@ from scipy.stats import binomtest
 from agentgrpo.config import EnvConfig
 from agentgrpo.environments import checked_reset, make_env
 from agentgrpo.episode import Task
-from agentgrpo.rewards import RewardScorer
 from agentgrpo.rollout import Order
 from agentgrpo.seeding import panel_task_seed
 from agentgrpo.types import Group
@@ -90,10 +89,10 @@ class Evaluation:
         }
 
 
-def evaluate(play: Callable[[Sequence[Order]], list[Group]], panel: Panel, scorer: RewardScorer) -> Evaluation:
-    """Has each task of the panel played once, with noise that is the same at every evaluation."""
+def evaluate(play: Callable[[Sequence[Order]], list[Group]], panel: Panel) -> Evaluation:
+    """Has each task of the panel played and scored once, with noise that is the same at every evaluation."""
     orders = [Order((-1, i), task, (0,)) for i, task in enumerate(panel.tasks)]  # before all that is for training
-    groups = scorer.score(play(orders))
+    groups = play(orders)
     episodes = [group.trajectories[0] for group in groups]
     known = [t.episode_return for t in episodes if t.has_return]
     return Evaluation(

@@ -29,7 +29,8 @@ def evaluate_command(config: DictConfig) -> int:
     c = _parse(config)
     runner, player, name = _seat(c, config)
     panel = make_panel(c.environments, c.eval.num_tasks)
-    result = evaluate(lambda orders: runner.play(player, orders), panel, RewardScorer(build_terms(c.reward)))
+    scorer = RewardScorer(build_terms(c.reward))
+    result = evaluate(lambda orders: scorer.score(runner.play(player, orders)), panel)
     low, high = result.interval
     print(f"policy    {name}")
     print(f"panel     {panel.name}, {len(panel.tasks)} tasks, hash {panel.hash[:16]}")

@@ -27,8 +27,8 @@ def launch(config: DictConfig, console: Console | None = None) -> dict[str, Any]
 
         return run_on_ray(config, settings, console)
     if isinstance(settings, TorchrunSettings):
-        joined = ranks.from_environment(settings.backend, settings.timeout)
         try:
+            joined = ranks.from_environment(settings.backend, settings.timeout)
             return Trainer(config, console, RanksPlace(joined, settings.sharding)).run()
         except RuntimeError as error:
             if not ranks.says_lost(error):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from agentgrpo.cluster.ranks import Ranks
 from agentgrpo.config import TrainConfig
+from agentgrpo.rewards import RewardScorer
 from agentgrpo.samplers.versioned import versioned
 from agentgrpo.setup import Policy, build_runner, build_sampler
-from agentgrpo.stages import InlineStage, RankStage, Stage, ThreadStage
+from agentgrpo.stages import InlineStage, RankStage, ScoredStage, Stage, ThreadStage
 
 
 class Place:
@@ -21,13 +22,13 @@ class Place:
         """Whether somebody outside this process wants the run to end after the update that is under way."""
         return False
 
-    def stage(self, config: TrainConfig, policy: Policy) -> Stage:
-        """Where episodes are played.
+    def stage(self, config: TrainConfig, policy: Policy, scorer: RewardScorer) -> Stage:
+        """Where episodes are played and scored.
 
         Args:
             policy: with the weights that passes are computed with.
         """
-        return local_stage(config, policy)
+        return local_stage(config, policy, scorer)
 
 
 class RanksPlace(Place):
@@ -42,12 +43,12 @@ class RanksPlace(Place):
         self.ranks = ranks
         self.sharding = sharding
 
-    def stage(self, config: TrainConfig, policy: Policy) -> Stage:
-        own = local_stage(config, policy, own_weights=self.sharding == "fsdp")
+    def stage(self, config: TrainConfig, policy: Policy, scorer: RewardScorer) -> Stage:
+        own = local_stage(config, policy, scorer, own_weights=self.sharding == "fsdp")
         return RankStage(own, self.ranks, lambda key: key[-1] % self.ranks.size)
 
 
-def local_stage(config: TrainConfig, policy: Policy, *, own_weights: bool = False) -> Stage:
+def local_stage(config: TrainConfig, policy: Policy, scorer: RewardScorer, *, own_weights: bool = False) -> Stage:
     """Plays in this process; ahead of the trainer, in a thread, with ``rollout.mode=async``.
 
     Args:
@@ -56,4 +57,4 @@ def local_stage(config: TrainConfig, policy: Policy, *, own_weights: bool = Fals
     ahead = config.rollout.mode == "async"
     sampler = versioned(build_sampler(config, policy, own_weights=own_weights or ahead))
     cls = ThreadStage if ahead else InlineStage
-    return cls(build_runner(config, policy), sampler, policy.chat, config.rollout.params())
+    return ScoredStage(cls(build_runner(config, policy), sampler, policy.chat, config.rollout.params()), scorer)

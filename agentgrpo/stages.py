@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from agentgrpo.cluster.ranks import Ranks
 from agentgrpo.context import ChatFormat
 from agentgrpo.guided import GuidedPlayer
+from agentgrpo.rewards import RewardScorer
 from agentgrpo.rollout import Order, RolloutRunner
 from agentgrpo.samplers.base import SamplerStats, SamplingParams
 from agentgrpo.samplers.versioned import VersionedSampler
@@ -23,7 +24,7 @@ Key = tuple[int, ...]
 
 
 class Stage(Protocol):
-    """Plays groups of episodes with the policy's weights."""
+    """Plays groups of episodes with the policy's weights, and scores them."""
 
     @property
     def stats(self) -> SamplerStats:
@@ -182,8 +183,40 @@ class _Closed(Exception):
     """The stage was closed."""
 
 
+class ScoredStage:
+    """A stage whose groups come out scored.
+
+    Args:
+        stage: plays.
+        scorer: gives the rewards.
+    """
+
+    def __init__(self, stage: Stage, scorer: RewardScorer) -> None:
+        self._stage = stage
+        self._scorer = scorer
+
+    @property
+    def stats(self) -> SamplerStats:
+        return self._stage.stats
+
+    def submit(self, orders: Sequence[Order]) -> None:
+        self._stage.submit(orders)
+
+    def take(self, keys: Sequence[Key]) -> list[Group]:
+        return self._scorer.score(self._stage.take(keys))
+
+    def sync(self, model: PreTrainedModel, version: int) -> None:
+        self._stage.sync(model, version)
+
+    def rest(self) -> None:
+        self._stage.rest()
+
+    def close(self) -> None:
+        self._stage.close()
+
+
 class RankStage:
-    """The stages of all ranks as one: each group is played at one rank, and taken at all.
+    """The stages of all ranks as one: each group is played, and scored, at one rank, and taken at all.
 
     Args:
         own: this rank's; None where it plays nothing.
@@ -219,7 +252,8 @@ class RankStage:
             self._own.sync(model, version)
             return
         for weight in model.parameters():
-            whole(weight)  # the first rank cannot gather what is spread over all of them without the others
+            if weight.requires_grad:
+                whole(weight)  # the first rank cannot gather what is spread over all of them without the others
 
     def rest(self) -> None:
         if self._own is not None:

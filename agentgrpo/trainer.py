@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -23,6 +20,7 @@ from agentgrpo.config import parse
 from agentgrpo.curriculum import State as CurriculumState
 from agentgrpo.doctor.findings import facts_of
 from agentgrpo.evaluation import Evaluation, evaluate
+from agentgrpo.interrupts import on_ctrl_c
 from agentgrpo.journal import FolderJournal, Journal
 from agentgrpo.learner import Learner
 from agentgrpo.metrics import algorithm_metrics, experience_metrics
@@ -73,6 +71,7 @@ class Trainer:
         self.journal = FolderJournal(c, facts, console or Console()) if self.ranks.first else Journal()
         self.folder = RunFolder(c.run_dir)
         self.store = CheckpointStore(self.folder.checkpoints, c.checkpoint.keep, self.ranks)
+        self.ranks.check_equal("settings of model.precision", lambda: c.model.precision)  # auto may differ by machine
         checkpoint = self._last_checkpoint()
         self.policy: Policy = self.ranks.at_each(lambda: make_policy(c, checkpoint.folder if checkpoint else None))
         if c.memory_gb is not None:
@@ -99,7 +98,7 @@ class Trainer:
         c = self.config
         sharded = self.place.sharding == "fsdp"
         if sharded:  # before the weights are cut up: whoever samples needs whole ones
-            self.stage: Stage = self.place.stage(c, self.policy)
+            self.stage: Stage = self.place.stage(c, self.policy, self.scorer)
         turns = c.rollout.max_turns if c.context.kind == "transcript" else 1
         self.learner = Learner(
             self.policy.model,
@@ -115,8 +114,8 @@ class Trainer:
             kind = type(self.policy.model).__name__
             self.journal.say(f"{kind} cannot share prefixes in training: every sequence is computed whole, slower.")
         if not sharded:
-            self.stage = self.place.stage(c, replace(self.policy, model=self.learner.computing))
-        self.collector = Collector(c, self.algorithm, self.stage, self.scorer)
+            self.stage = self.place.stage(c, replace(self.policy, model=self.learner.computing), self.scorer)
+        self.collector = Collector(c, self.algorithm, self.stage)
         self.algorithm_state: State = self.algorithm.initial_state()
         self.curriculum_state: CurriculumState = {}
         self.totals = Totals()
@@ -164,7 +163,7 @@ class Trainer:
             self.journal.start(self.update)
             interrupted = self._loop()
         except SamplerError as error:
-            if self.before is None:
+            if self.before is None or self.ranks.size > 1:  # the others are elsewhere, and saving needs all of them
                 raise
             # The weights are those of the last whole update.
             self._save()
@@ -179,12 +178,13 @@ class Trainer:
         """Updates, evaluations and checkpoints; returns True after Ctrl-C."""
         c = self.config
         interrupted = False
-        with _interrupt_flag(self.journal.say) as pressed:
+        pressed = threading.Event()
+        with on_ctrl_c(self.journal.say, pressed.set):
             self._evaluate_if_due()  # what a sampler's failure may have kept from it
             while self.update < c.num_updates and not interrupted:
                 with self.journal.profiled():
                     self._one_update()
-                interrupted = self.ranks.any(pressed() or self.place.stopped) and self.update < c.num_updates
+                interrupted = self.ranks.any(pressed.is_set() or self.place.stopped) and self.update < c.num_updates
                 self._evaluate_if_due()
                 if self.update % c.checkpoint.every == 0 or self.update == c.num_updates or interrupted:
                     self._save()
@@ -286,7 +286,6 @@ class Trainer:
         result: Evaluation = evaluate(
             lambda orders: play(self.stage, [replace(order, params=params) for order in orders]),
             self.panel,
-            self.scorer,
         )
         self.stage.rest()
         self.totals.evaluation_seconds += time.monotonic() - started
@@ -345,26 +344,3 @@ class Trainer:
         }
         self.journal.finish(summary)
         return summary
-
-
-@contextlib.contextmanager
-def _interrupt_flag(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a flag, so that an update is never left half done; the second one stops at once."""
-    count = 0
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            raise KeyboardInterrupt
-        say("Ctrl-C: finishing this update, then writing a checkpoint. Press again to stop at once.")
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread, where signals cannot be handled
-        yield lambda: False
-        return
-    try:
-        yield lambda: count > 0
-    finally:
-        signal.signal(signal.SIGINT, previous)

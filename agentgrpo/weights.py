@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,27 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """A weight as it lies in memory: numpy, which travels without being copied, has no bf16."""
+
+    dtype: str
+    """PyTorch's name of its numbers: ``bfloat16``."""
+    integers: np.ndarray
+    """Of the same shape and width."""
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Bits:
+        """Shares its memory where that is the processor's."""
+        kind = str(weight.dtype).removeprefix("torch.")
+        return cls(kind, weight.cpu().view(_INTEGERS[weight.element_size()]).numpy())
+
+    def tensor(self) -> Tensor:
+        """The weight."""
+        integers = np.array(self.integers, copy=not self.integers.flags.writeable)
+        return torch.from_numpy(integers).view(getattr(torch, self.dtype))
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -76,22 +98,17 @@ def _merged_layer(name: str, layer: Any) -> Iterator[tuple[str, Tensor]]:
             yield key, value.detach()
 
 
-def learned(model: nn.Module) -> dict[str, np.ndarray]:
-    """What a model has learned, by name and as it lies in memory: every weight, or of one with adapters these.
+def learned(model: nn.Module) -> dict[str, Bits]:
+    """What a model has learned, by name: every weight, or of one with adapters these.
 
     Weights that are spread over ranks are gathered, so all of them must ask.
     """
-    found = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            full = whole(weight.detach()).cpu()
-            found[name] = full.view(_INTEGERS[full.element_size()]).numpy()
-    return found
+    return {name: Bits.of(whole(w.detach())) for name, w in model.named_parameters() if w.requires_grad}
 
 
 @torch.no_grad()
-def learn(model: nn.Module, found: Mapping[str, np.ndarray]) -> None:
-    """Takes over what :func:`learned` gave of a model of the same make and precision.
+def learn(model: nn.Module, found: Mapping[str, Bits]) -> None:
+    """Takes over what :func:`learned` gave of a model of the same make, rounded where this one is less precise.
 
     Raises:
         ValueError: it is of another make.
@@ -100,8 +117,7 @@ def learn(model: nn.Module, found: Mapping[str, np.ndarray]) -> None:
     if len(mine) < len(found):
         raise ValueError(f"Weights for {sorted(set(found) - set(mine))[:3]} came, and the model here has none of them.")
     for name, weight in mine.items():
-        bits = torch.from_numpy(np.array(found[name], copy=not found[name].flags.writeable))
-        weight.copy_(bits.view(weight.dtype))
+        weight.copy_(found[name].tensor())
 
 
 @torch.no_grad()

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import psutil
 
-UPDATES = 40
+UPDATES = 80
 GROUPS = 4
 RUN = [
     "cluster=ray", "cluster.samplers=3", "cluster.learners=2", "env=number_guess", "env.kwargs.high=8",
     "env.kwargs.max_turns=4", "warm_start.episodes=64", "warm_start.epochs=2", f"groups_per_update={GROUPS}",
     "group_size=4", f"num_updates={UPDATES}", "eval.every=20", "eval.num_tasks=16", "rollout.max_new_tokens=4",
-    "checkpoint.every=5", "log.every=1", f"log.trajectories={GROUPS}",
+    "checkpoint.every=10", "log.every=1", f"log.trajectories={GROUPS}",
 ]  # fmt: skip
 KINDS = {"sampler": "ray::SamplerActor", "learner rank": "ray::LearnerActor"}
 Episode = tuple[int, tuple[str, ...], float | None]
@@ -54,8 +54,14 @@ class Killed:
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    """What it prints goes to a file beside its folder."""
     command = [sys.executable, "-m", "agentgrpo", "train", f"run_dir={folder}", *more]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with folder.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def failed(folder: Path, what: str) -> SystemExit:
+    return SystemExit(f"{folder.name}: {what}\n{folder.with_suffix('.log').read_text()[-3000:]}")
 
 
 def processes(run: subprocess.Popen[bytes]) -> list[tuple[str, psutil.Process]]:
@@ -108,15 +114,17 @@ def killed(folder: Path, alone: Path, after: float, dice: random.Random) -> Kill
     status = run.wait()
     resumed = kind == "learner rank"
     if status not in ((1,) if resumed else (0,)):
-        raise SystemExit(f"{folder}: exit status {status} after the kill of a {kind or 'nothing'}.")
+        raise failed(
+            folder, f"exit status {status} after the kill of a {kind or 'nothing'}, {after:.1f} s, {done} updates"
+        )
     if resumed:
         # Before the first checkpoint there is nothing to go on from, and it is the same command again.
         begun = (folder / "config.yaml").is_file()
         status = start(folder, *(["resume=true"] if begun else RUN)).wait()
         if status:
-            raise SystemExit(f"{folder}: exit status {status} of resume=true.")
+            raise failed(folder, f"exit status {status} of resume=true")
     if updates_of(folder) != list(range(1, UPDATES + 1)):
-        raise SystemExit(f"{folder}: logged updates are {updates_of(folder)}.")
+        raise failed(folder, f"logged updates are {updates_of(folder)}")
     mine, theirs = episodes(folder), episodes(alone)
     wrong = sum(mine.get(update) != groups for update, groups in theirs.items())
     return Killed(kind, after, done, resumed, wrong) if kind else None
@@ -133,7 +141,7 @@ def main() -> int:
         folder = Path(name)
         began = time.monotonic()
         if start(folder / "alone", *RUN).wait():
-            raise SystemExit("The run that is left alone failed.")
+            raise failed(folder / "alone", "the run that is left alone failed")
         seconds = time.monotonic() - began
         rows: list[Killed] = []
         while len(rows) < given.kills:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import ray
 import torch
 from helpers import tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from agentgrpo import composing, packing
 from agentgrpo.cluster import ranks, versions
+from agentgrpo.cluster.actors import Origin, SamplerActor
+from agentgrpo.cluster.errors import ClusterError, cannot_start
 from agentgrpo.cluster.ranks import Ranks
 from agentgrpo.cluster.settings import ClusterSettings, check, cluster_settings
+from agentgrpo.composing import compose_config
 from agentgrpo.config import parse
+from agentgrpo.episode import Task
 from agentgrpo.precision import HalfTwin
+from agentgrpo.rollout import Order
 from agentgrpo.types import Sequence
-from agentgrpo.weights import checksum, learn, learned
+from agentgrpo.weights import Bits, checksum, learn, learned
 
 
 def sequence(*ids: int) -> Sequence:
@@ -122,17 +131,80 @@ def test_weights_travel_bit_for_bit(half: bool) -> None:
     one, other = (tiny_llama(seed=seed) for seed in (0, 1))
     source, target = (HalfTwin(m).module if half else m for m in (one, other))
     found = learned(source)
-    for array in found.values():
-        array.setflags(write=False)  # as they come out of an object store
+    for bits in found.values():
+        bits.integers.setflags(write=False)  # as they come out of an object store
     learn(target, found)
     for (name, a), (_, b) in zip(source.named_parameters(), target.named_parameters(), strict=True):
         assert torch.equal(a, b), name
         assert a.data_ptr() != b.data_ptr()
 
 
+def test_weights_are_rounded_where_they_arrive_at_a_less_precise_model_and_kept_at_a_more_precise_one() -> None:
+    full, half = tiny_llama(seed=0), HalfTwin(tiny_llama(seed=1)).module
+    learn(half, learned(full))
+    for a, b in zip(full.parameters(), half.parameters(), strict=True):
+        assert torch.equal(a.bfloat16(), b)
+    other = tiny_llama(seed=2)
+    learn(other, learned(half))
+    for a, b in zip(half.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a.float(), b)
+
+
+def test_a_sampler_takes_orders_before_weights_and_no_older_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    config = compose_config("train", ["cluster=ray", "env=number_guess", "model.hidden_size=32"])
+    plain = OmegaConf.to_container(config, resolve=True)
+    actor = SamplerActor(Origin(os.getcwd(), versions.here(), cast(dict[str, object], plain)))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""  # none was asked for
+    given: list[Order] = []
+    monkeypatch.setattr(actor._stage, "submit", given.extend)
+    orders = [Order((0, i), Task(i, (i,), "number_guess"), (0, 0)) for i in range(3)]
+    actor.submit(orders[:1], 2)
+    actor.submit(orders[1:2], 1)
+    assert given == []
+    weights = {version: learned(tiny_copy(actor._model, version)) for version in (1, 2)}
+    actor.sync(weights[1], 1)
+    assert given == [orders[1]]
+    actor.sync(weights[2], 2)
+    actor.sync(weights[1], 1)  # overtaken on its way
+    assert given == [orders[1], orders[0]]
+    actor.submit(orders[2:], 2)
+    assert given[-1] is orders[2]
+    assert all(torch.equal(p, torch.full_like(p, 2)) for p in actor._model.parameters())
+
+
+def tiny_copy(model: torch.nn.Module, value: float) -> torch.nn.Module:
+    """The same model, every weight of the same value."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.fill_(value)
+    return other
+
+
+def test_ranks_wait_longer_for_each_other_than_for_a_sampler() -> None:
+    values = OmegaConf.to_container(compose_config("train", ["cluster=ray"]).cluster)
+    assert isinstance(values, dict)
+    short = {**values, "timeout": 600.0}
+    cluster_settings(short)
+    with pytest.raises(ValueError, match=r"cluster\.timeout=600 must be longer than cluster\.deadline=600"):
+        cluster_settings({**short, "learners": 2})
+
+
+def test_what_stopped_a_process_from_starting_is_its_last_line() -> None:
+    text = "The actor died ...\n  File x, line 3\n    raise ValueError\n{}"
+    error = cannot_start("Sampler 3", RuntimeError(text.format("ValueError: node7 has torch 2: no.")))
+    assert isinstance(error, ValueError)
+    assert str(error) == "Sampler 3 cannot start: node7 has torch 2: no."
+    error = cannot_start("Sampler 3", RuntimeError(text.format("ModuleNotFoundError: No module named 'mine'")))
+    assert isinstance(error, ClusterError)
+    assert str(error) == "Sampler 3 cannot start: No module named 'mine'"
+
+
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match=r"lm_head\.bias"):
-        learn(tiny_llama(), {"lm_head.bias": np.zeros(3, dtype=np.int32)})
+        learn(tiny_llama(), {"lm_head.bias": Bits("float32", np.zeros(3, dtype=np.int32))})
 
 
 def test_a_checksum_sees_one_bit_and_two_weights_that_change_places() -> None:

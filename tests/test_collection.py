@@ -14,7 +14,7 @@ from agentgrpo.episode import Task
 from agentgrpo.metrics import experience_metrics
 from agentgrpo.rewards import RewardScorer, build_terms
 from agentgrpo.rollout import Order
-from agentgrpo.stages import Key
+from agentgrpo.stages import Key, ScoredStage
 from agentgrpo.types import Group, Step, Trajectory
 
 
@@ -43,8 +43,8 @@ class Tasks:
 
 def collector(tasks: Tasks, algorithm: Algorithm) -> Collector:
     config = parse(compose_config("train", ["groups_per_update=4", "group_size=2"]))
-    scorer = RewardScorer(build_terms(config.reward))
-    return Collector(config, algorithm, tasks, scorer)  # type: ignore[arg-type]
+    scored = ScoredStage(tasks, RewardScorer(build_terms(config.reward)))  # type: ignore[arg-type]
+    return Collector(config, algorithm, scored)
 
 
 def test_without_a_filter_everything_is_kept() -> None:

@@ -201,7 +201,8 @@ def test_what_a_replaced_actor_sends_late_counts_for_nothing(made: Made) -> None
     slow = actors[0]
     until(lambda: len(actors.started) == 3)
     slow.play()  # after all
-    actors[0].play()
+    until(lambda: len(actors[1].orders) == 1)
+    actors[1].play()
     (group,) = stage.take([(0, 0)])
     assert group.task_seed == 100
     assert not stage._done
@@ -225,14 +226,46 @@ def test_a_new_actor_has_time_to_load_its_model(made: Made, monkeypatch: pytest.
     stage.take([(0, 0)])
 
 
+def test_a_new_actor_gets_nothing_before_it_is_there(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, actors, _ = made(episodes_per_sampler=2)
+    monkeypatch.setattr(Actor, "answers", False)
+    stage.submit(orders(4))
+    actors[0].fail(DIED)
+    until(lambda: len(actors.started) == 3)
+    assert len(actors[1].orders) == 1  # has no room for more
+    assert actors[0].orders == []
+    actors[0].play(0)
+    until(lambda: [o.key for o in actors[0].orders] == [(0, 0)])  # the lowest that waits
+
+
+def test_an_actor_that_cannot_start_says_why(made: Made) -> None:
+    stage, actors, said = made()
+    stage.submit(orders(1))
+    cause = ray.exceptions.RayTaskError("__init__", "Traceback ...\nValueError: No bf16.", ValueError("No bf16."))
+    actors[0].fail(ray.exceptions.ActorDiedError(cause))
+    with pytest.raises(ValueError, match=r"^Sampler 0 cannot start: No bf16\.$"):
+        stage.take([(0, 0)])
+    assert said == []
+
+
+def test_groups_that_get_lost_on_their_way_are_played_again(made: Made) -> None:
+    stage, actors, said = made()
+    stage.submit(orders(1))
+    actors[0].fail(ray.exceptions.ObjectLostError("00" * 28, None, ""))
+    until(lambda: len(actors[1].orders) == 1)
+    actors[1].play()
+    assert len(stage.take([(0, 0)])) == 1
+    assert said == ["warning: sampler 0 lost what it had played: replaced, 1 groups begin again"]
+
+
 def test_too_many_replacements_end_the_run(made: Made) -> None:
     stage, actors, _ = made(max_replacements=1)
     stage.submit(orders(1))
     actors[0].fail(DIED)
     until(lambda: len(actors.started) == 3)
-    until(lambda: len(actors[0].orders) == 1)
-    actors[0].fail(DIED)
-    with pytest.raises(ClusterError, match=r"Sampler 0 died, and 1 samplers were replaced before it"):
+    until(lambda: len(actors[1].orders) == 1)
+    actors[1].fail(DIED)
+    with pytest.raises(ClusterError, match=r"Sampler 1 died, and 1 samplers were replaced before it"):
         stage.take([(0, 0)])
 
 
@@ -273,6 +306,8 @@ def test_waiting_ends_as_soon_as_the_last_group_is_there(made: Made) -> None:
     waiting = threading.Thread(target=lambda: found.extend(stage.take(KEYS[:2])))
     waiting.start()
     actors[0].play()
+    waiting.join(0.1)
+    assert waiting.is_alive()
     assert not found
     actors[1].play()
     waiting.join(20)

@@ -21,7 +21,7 @@ from agentgrpo.rollout import RolloutRunner
 from agentgrpo.samplers.base import Completion, SamplingParams
 from agentgrpo.samplers.scripted import ScriptedSampler
 from agentgrpo.samplers.versioned import ContinuousVersionedSampler, VersionedSampler, versioned
-from agentgrpo.stages import InlineStage, ThreadStage
+from agentgrpo.stages import InlineStage, ScoredStage, ThreadStage
 
 CHAT = ChatFormat(tiny_tokenizer())
 MODEL = torch.nn.Identity()
@@ -51,7 +51,7 @@ def made(
         config.environments, config.rollout, lambda name: make_conversation(CHAT, "transcript", 2), CHAT, 1000
     )
     stage = cls(runner, sampler, CHAT, config.rollout.params())
-    return Collector(config, algorithm, stage, RewardScorer(build_terms(config.reward)))
+    return Collector(config, algorithm, ScoredStage(stage, RewardScorer(build_terms(config.reward))))
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ class Gate(ScriptedSampler):
 def test_the_next_update_is_played_while_nobody_asks_for_it(open_collectors: list[Collector]) -> None:
     sampler = VersionedSampler(guessing())
     collector = made(ThreadStage, settings(), sampler, default_algorithm("grpo"))
-    stage = collector.stage
+    assert isinstance(collector.stage, ScoredStage)
+    stage = collector.stage._stage
     assert isinstance(stage, ThreadStage)
     open_collectors.append(collector)
     collector.collect(0, {}, {})

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO, cast
 
-import numpy as np
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -20,14 +19,15 @@ from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import TrainConfig, parse
 from agentgrpo.place import Place
 from agentgrpo.precision import PRECISIONS, converted
+from agentgrpo.rewards import RewardScorer
 from agentgrpo.rollout import Order
 from agentgrpo.samplers.base import SamplerStats
 from agentgrpo.samplers.versioned import versioned
 from agentgrpo.setup import Policy, build_runner, build_sampler, make_policy
-from agentgrpo.stages import Key, RankStage, Stage, ThreadStage
+from agentgrpo.stages import Key, RankStage, ScoredStage, Stage, ThreadStage
 from agentgrpo.startup import prepare
 from agentgrpo.types import Group
-from agentgrpo.weights import learn
+from agentgrpo.weights import Bits, learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,27 @@ class Origin:
         Raises:
             ValueError: another version of something that must be the same is installed here.
         """
+        import ray
+
         versions.check(self.versions, socket.gethostname())
+        if not ray.get_gpu_ids():  # what was not asked for is not used, whatever the machine has
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if os.path.isdir(self.folder):
             os.chdir(self.folder)
         prepare()
         return parse(OmegaConf.create(dict(self.config)))
+
+    def check_folder(self) -> None:
+        """Where the run is written must be where it was meant to be.
+
+        Raises:
+            ValueError: its folder is relative to one that is not there.
+        """
+        if not os.path.isdir(self.folder) and not os.path.isabs(self.config["run_dir"]):
+            raise ValueError(
+                f"{socket.gethostname()} has no folder {self.folder}, which run_dir={self.config['run_dir']} is "
+                "relative to. Give run_dir as an absolute path on a file system that all machines share."
+            )
 
 
 class SamplerActor:
@@ -58,32 +74,43 @@ class SamplerActor:
 
     def __init__(self, origin: Origin) -> None:
         c = origin.settle()
-        made = make_policy(c)
-        # As the passes of a learner compute: its weights come in this precision, and bit for bit.
+        policy = make_policy(c)
+        # In the precision that the passes of a learner compute in.
         dtype = PRECISIONS[c.model.precision]
-        self._model = made.model if made.model.dtype == dtype else converted(made.model, dtype)
-        policy = replace(made, model=self._model)
+        if any(p.is_floating_point() and p.dtype != dtype for p in policy.model.parameters()):
+            policy = replace(policy, model=converted(policy.model, dtype))
+        self._model = policy.model
         self._sampler = versioned(build_sampler(c, policy))
         self._stage = ThreadStage(build_runner(c, policy), self._sampler, policy.chat, c.rollout.params())
-        self._synced = threading.Condition()
+        self._syncing = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Sequence[Order], int]] = []
         self._version = -1
 
-    def process(self) -> int:
-        """Its process id: it is there."""
-        return os.getpid()
-
-    def sync(self, weights: Mapping[str, np.ndarray], version: int) -> None:
-        """Takes over weights, once what is being written is finished."""
-        self._sampler.sync(self._model, version, lambda: learn(self._model, weights))
-        with self._synced:
-            self._version = version
-            self._synced.notify_all()
+    def sync(self, weights: Mapping[str, Bits], version: int) -> None:
+        """Takes over weights, once what is being written is finished. Older ones than it has may come late."""
+        with self._syncing:
+            if version < self._version:
+                return
+            self._sampler.sync(self._model, version, lambda: learn(self._model, weights))
+            with self._lock:
+                self._version = version
+                self._release()
 
     def submit(self, orders: Sequence[Order], version: int) -> None:
-        """Takes orders, to be played with weights that have seen ``version`` updates or more."""
-        with self._synced:
-            self._synced.wait_for(lambda: self._version >= version)
-        self._stage.submit(orders)
+        """Takes orders, to be played with weights that have seen ``version`` updates or more.
+
+        Does not wait for these: a thread that did would be missing when they come.
+        """
+        with self._lock:
+            self._waiting.append((orders, version))
+            self._release()
+
+    def _release(self) -> None:
+        ready = [orders for orders, version in self._waiting if version <= self._version]
+        self._waiting = [(orders, version) for orders, version in self._waiting if version > self._version]
+        for orders in ready:
+            self._stage.submit(orders)
 
     def finished(self) -> tuple[list[tuple[Key, Group]], SamplerStats]:
         """Groups that are complete, as soon as there are any, and what the sampler has counted."""
@@ -95,6 +122,7 @@ class LearnerActor:
 
     def __init__(self, origin: Origin, rank: int, size: int) -> None:
         self._config = origin.settle()
+        origin.check_folder()
         self._origin = origin
         self._rank = rank
         self._size = size
@@ -108,10 +136,6 @@ class LearnerActor:
         with socket.socket() as probe:
             probe.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
-
-    def process(self) -> int:
-        """Its process id: it is there."""
-        return os.getpid()
 
     def output(self) -> str:
         """What was printed since the last call."""
@@ -162,10 +186,11 @@ class RayPlace(Place):
     def stopped(self) -> bool:
         return self._stopped.is_set()
 
-    def stage(self, config: TrainConfig, policy: Policy) -> Stage:
+    def stage(self, config: TrainConfig, policy: Policy, scorer: RewardScorer) -> Stage:
         own = None
         if self.ranks.first:
-            own = FleetStage(self._fleet.open(SamplerActor, self._origin), self._fleet.size, self._settings, self._say)
+            start = self._fleet.open(SamplerActor, self._origin)
+            own = ScoredStage(FleetStage(start, self._fleet.size, self._settings, self._say), scorer)
         return RankStage(own, self.ranks, lambda key: 0)
 
     def _say(self, text: str) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from agentgrpo.cluster import ranks, versions
-from agentgrpo.cluster.errors import ClusterError
+from agentgrpo.cluster.errors import ClusterError, cannot_start
 from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.config import parse
+from agentgrpo.interrupts import on_ctrl_c
 from agentgrpo.preflight import checked
 
 _LOOK = 0.2
@@ -100,7 +98,7 @@ class _Run:
                 options["name"] = f"run {os.path.abspath(self._run_dir)}"
             try:
                 self._ranks.append(learner.options(**options).remote(origin, rank, settings.learners))
-            except ValueError as error:  # Ray's answer to a name that is taken
+            except ray.exceptions.ActorAlreadyExistsError as error:
                 raise ValueError(
                     f"A run with run_dir={self._run_dir} is at work on this cluster. Wait for it, or choose another "
                     "run_dir=..."
@@ -154,7 +152,7 @@ class _Run:
             meeting = self._ray.get(first.address.remote())
             width, terminal = self._console.width, self._console.is_terminal
             runs = [rank.run.remote(meeting, self._fleet, width, terminal) for rank in self._ranks]
-            with _interrupts(self._stop):
+            with on_ctrl_c(lambda text: print(text, file=sys.stderr), self._stop):
                 left = runs
                 while left:
                     ended, left = self._ray.wait(left, timeout=_LOOK)
@@ -175,14 +173,22 @@ class _Run:
                 self._ray.get(run, timeout=0)
             except self._ray.exceptions.RayError as other:
                 found.append(other)
-        for one in found:
-            if isinstance(one, self._ray.exceptions.RayActorError):
-                return ClusterError(self._lost(one))
-        if any(isinstance(one, self._ray.exceptions.RayTaskError) and ranks.says_lost(one.cause) for one in found):
-            return ClusterError(self._lost(error))
+        actors = [one for one in found if isinstance(one, self._ray.exceptions.RayActorError)]
+        for one in actors:
+            if one.actor_init_failed:
+                return cannot_start("A learner rank", one)
+        if actors:
+            return ClusterError(self._lost(actors[0]))
         causes = [e.cause for e in found if isinstance(e, self._ray.exceptions.RayTaskError)]
-        told = [c for c in causes if isinstance(c, ValueError)] + [c for c in causes if isinstance(c, ClusterError)]
-        return told[0] if told else error
+        # That others are missed, or have failed, is what the other ranks say of the one whose own error it is.
+        own = [c for c in causes if not ranks.says_lost(c) and not isinstance(c, ranks.RankError)]
+        for kind in (ValueError, ClusterError, OSError):
+            for cause in own:
+                if isinstance(cause, kind):
+                    return ClusterError(f"{cause}\n{self._again}") if kind is OSError else cause
+        if not own and any(ranks.says_lost(c) for c in causes):
+            return ClusterError(self._lost(error))
+        return next((c for c in causes if not own and isinstance(c, ranks.RankError)), error)
 
     def _stop(self) -> None:
         self._ranks[0].stop.remote()
@@ -196,30 +202,14 @@ class _Run:
         self._console.file.flush()
 
     def _lost(self, error: Exception) -> str:
+        return f"A learner rank is gone ({_first_line(error)}). {self._again}"
+
+    @property
+    def _again(self) -> str:
         return (
-            f"A learner rank is gone ({_first_line(error)}). What was learned since the last checkpoint is learned "
-            f"again: python -m agentgrpo train run_dir={self._run_dir} resume=true"
+            "What was learned since the last checkpoint is learned again: "
+            f"python -m agentgrpo train run_dir={self._run_dir} resume=true"
         )
-
-
-@contextlib.contextmanager
-def _interrupts(stop: Any) -> Iterator[None]:
-    """The first Ctrl-C ends the run after its update, the second one at once."""
-    count = 0
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            raise KeyboardInterrupt
-        print("Ctrl-C: finishing this update, then writing a checkpoint. Press again to stop at once.", file=sys.stderr)
-        stop()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from transformers import PreTrainedModel
 
-from agentgrpo.cluster.errors import ClusterError
+from agentgrpo.cluster.errors import ClusterError, cannot_start
 from agentgrpo.cluster.settings import RaySettings
 from agentgrpo.rollout import Order
 from agentgrpo.samplers.base import SamplerStats
@@ -58,7 +65,7 @@ class Fleet:
                 num_cpus=self.num_cpus,
                 num_gpus=self.num_gpus,
                 scheduling_strategy=strategy,
-                max_concurrency=4,  # its three methods, each in a thread
+                max_concurrency=4,  # `finished` waits in one thread, and `sync` for what is being written in another
                 max_restarts=0,
             )
             return actor.remote(origin)
@@ -91,8 +98,8 @@ class _Sampler:
 class FleetStage:
     """Plays at sampler actors, side by side. An actor that dies or is late is replaced, and its groups begin again.
 
-    Each group is played from seeds that name it, so it is the same group whoever plays it, and the first to arrive
-    counts.
+    Each group is played from seeds that name it, so it is the same group whoever plays it. Of groups that wait, the
+    lowest keys come first.
 
     Args:
         start: starts the actor of a number.
@@ -108,7 +115,8 @@ class FleetStage:
         self._settings = settings
         self._say = say
         self._changed = threading.Condition()
-        self._orders: deque[Order] = deque()
+        self._orders: list[Order] = []
+        """Sorted by key."""
         self._done: dict[Key, Group] = {}
         self._weights: tuple[Any, int] | None = None
         self._events: queue.SimpleQueue[tuple[_Sampler, str, Any] | None] = queue.SimpleQueue()
@@ -128,7 +136,7 @@ class FleetStage:
 
     def submit(self, orders: Sequence[Order]) -> None:
         with self._changed:
-            self._orders.extend(orders)
+            self._queue(orders)
             self._deal()
 
     def take(self, keys: Sequence[Key]) -> list[Group]:
@@ -174,16 +182,21 @@ class FleetStage:
         """Has what a call gives, or what goes wrong with it, put among the events."""
         answer.future().add_done_callback(lambda future: self._events.put((sampler, call, future)))
 
+    def _queue(self, orders: Iterable[Order]) -> None:
+        for order in orders:
+            bisect.insort(self._orders, order, key=lambda o: o.key)
+
     def _deal(self) -> None:
-        """Gives waiting orders to samplers that have room, evenly."""
+        """Gives waiting orders to samplers that have room, evenly: to those that have answered, if there are any."""
         new: dict[int, list[Order]] = {}
         now = time.monotonic()
+        ready = [s for s in self._samplers if s.proven] or self._samplers
         while self._orders:
-            sampler = min(self._samplers, key=lambda s: s.episodes)
+            sampler = min(ready, key=lambda s: s.episodes)
             order = self._orders[0]
             if sampler.playing and sampler.episodes + len(order.guidance) > self._settings.episodes_per_sampler:
                 break
-            self._orders.popleft()
+            self._orders.pop(0)
             sampler.playing[order.key] = order, now + self._settings.deadline
             new.setdefault(sampler.number, []).append(order)
         assert self._weights is not None or not new, "sync comes before orders"
@@ -218,7 +231,9 @@ class FleetStage:
                 raise ClusterError(_NO_ROOM) from error
             if isinstance(error, RayTaskError):  # of the environment, the engine or the configuration: not the actor's
                 raise error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(error, (RayActorError, OutOfMemoryError)):
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise cannot_start(f"Sampler {sampler.number}", error)
+            if isinstance(error, (RayActorError, OutOfMemoryError, ObjectLostError)):
                 self._replace(sampler, _reason(error))
                 return
             if error is not None:
@@ -227,6 +242,7 @@ class FleetStage:
                 sampler.proven = True
                 until = time.monotonic() + self._settings.deadline
                 sampler.playing = {key: (order, until) for key, (order, _) in sampler.playing.items()}
+                self._deal()
             if call != "finished":
                 return
             groups, sampler.stats = future.result()
@@ -262,7 +278,7 @@ class FleetStage:
         self._samplers[sampler.number] = new = self._opened(sampler.number)
         if self._weights is not None:
             self._hand_over(new)
-        self._orders.extendleft(reversed(again))
+        self._queue(again)
         self._deal()
 
 
@@ -272,7 +288,7 @@ def _reason(error: Exception) -> str:
             "was stopped because its machine ran out of memory (fewer samplers per machine, sampler.cache_gb or "
             "cluster.episodes_per_sampler use less)"
         )
-    return "died"
+    return "lost what it had played" if isinstance(error, ObjectLostError) else "died"
 
 
 def _total(parts: Iterable[SamplerStats]) -> SamplerStats:

@@ -63,6 +63,11 @@ class RaySettings:
         at_least("cluster.episodes_per_sampler", self.episodes_per_sampler, 1)
         above("cluster.deadline", self.deadline, 0)
         at_least("cluster.max_replacements", self.max_replacements, 0)
+        if self.learners > 1 and self.timeout <= self.deadline:
+            raise ValueError(
+                f"cluster.timeout={self.timeout:g} must be longer than cluster.deadline={self.deadline:g}: while the "
+                "first of several learner ranks waits for a sampler, the others wait for it."
+            )
 
 
 def _check_ranks(sharding: str, backend: str, timeout: float) -> None:

@@ -167,6 +167,7 @@ def test_a_run_that_loses_a_rank_goes_on_from_its_last_checkpoint(tmp_path: Path
     options = ["env.id=gone:Gone-v0", "warm_start.episodes=0", "eval.num_tasks=8", "checkpoint.every=1"]
     done = run(torchrun(2, "-m", "agentgrpo", "train", "run_dir=run", "cluster=torchrun", *options), tmp_path)
     assert done.returncode != 0
+    assert "Signal 9 (SIGKILL)" in done.stderr  # torchrun ends the other rank, maybe before it can say anything
     done = run(
         command("agentgrpo", "train", "run_dir=run", "resume=true", "num_updates=2", "cluster=local"),
         tmp_path, RANK="0",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -110,13 +112,22 @@ def test_the_same_seed_gives_the_same_groups_however_many_play_them(
 
 
 def test_ahead_of_the_learner_every_token_says_which_weights_drew_it(tmp_path: Path) -> None:
-    options = ["rollout.mode=async", "rollout.max_staleness=2", "num_updates=6", "eval.every=6"]
+    options = ["rollout.mode=async", "rollout.max_staleness=2", "num_updates=6", "eval.every=6", "log.every=1"]
     done = run(command("agentgrpo", "train", *RAY, *options), tmp_path)
     assert done.returncode == 0, done.stderr
     assert trained(tmp_path / "run") == (6, 6 * 4 * 4)
     staleness = [r["rollout/staleness_max"] for r in lines(tmp_path / "run" / "metrics.jsonl")]
     assert max(staleness) <= 2
     assert max(staleness) > 0
+    drawn = [  # update, and the weights of each turn
+        (record["update"] - 1, step["policy_version"])
+        for path in sorted((tmp_path / "run" / "trajectories").iterdir())
+        for record in map(json.loads, gzip.decompress(path.read_bytes()).splitlines())
+        for step in record["steps"]
+    ]
+    assert {update for update, _ in drawn} == set(range(6))
+    assert all(0 <= update - version <= 2 for update, version in drawn)
+    assert len({update - version for update, version in drawn}) > 1
 
 
 def test_a_sampler_that_is_killed_is_replaced_and_nothing_is_lost_or_doubled(
@@ -196,6 +207,29 @@ def test_what_cannot_start_says_why(options: list[str], message: str, tmp_path: 
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+PROGRAM = """
+import sys
+from agentgrpo import composing, startup
+from agentgrpo.cluster import driver, versions
+startup.prepare()
+here = versions.here()
+versions.here = lambda: {**here, "torch": "1.0.0"}
+config = composing.compose_config("train", sys.argv[1:])
+from agentgrpo.config import parse
+try:
+    driver.run_on_ray(config, parse(config).cluster_settings)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_another_version_in_a_process_is_refused_with_both(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = run(command("program", *RAY), tmp_path)
+    assert re.search(r"cannot start: \S+ has torch \S+ instead of 1\.0\.0", done.stdout), done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
 
 
