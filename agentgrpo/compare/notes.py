@@ -78,7 +78,7 @@ def _rates(comparison: Comparison) -> list[str]:
     if unswept := _where(comparison, lambda v, env: len(v.rates) == 1):
         out.append(
             f"Learning rate not swept: {unswept}. Variants take steps of different sizes at an equal rate, so a "
-            "difference may be one of rates: optim.lr=3e-4,1e-3,3e-3."
+            "difference may be one of rates. Try a third and three times of it, too (optim.lr)."
         )
     unequal = [env.name for env in comparison.environments if len({len(v.rates) for v in env.variants}) > 1]
     if unequal:

@@ -130,8 +130,9 @@ def rates(env: Environment) -> Table | None:
 def explain(comparison: Comparison) -> list[str]:
     """How to read the figures."""
     last, target, resamples = comparison.settings.last, comparison.settings.target, comparison.settings.resamples
+    what = "the last evaluation" if last == 1 else f"mean of the last {last} evaluations"
     return [
-        f"success, return: mean of the last {last} evaluations, of that the interquartile mean over "
+        f"success, return: {what}, of that the interquartile mean over "
         f"seeds, with the 95% interval of a bootstrap over seeds ({resamples:,} resamples). From few "
         "seeds the interval comes out too narrow: more often than 1 time in 20 it misses what it is about.",
         "rate: the learning rate with the highest success of those tried. It was picked by these same runs, which "
